@@ -1,0 +1,67 @@
+"""What a test needs of the machine: skip with a reason where it is missing.
+
+``LAYERFS_REQUIRE`` names needs, comma-separated, whose absence is a failure instead (``all``: every
+one). Continuous integration sets it, so a test that could run there can never be skipped unseen.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+
+class Need:
+    """Each method returns when the need is met."""
+
+    def _missing(self, what: str, why: str) -> NoReturn:
+        required = os.environ.get("LAYERFS_REQUIRE", "").split(",")
+        if what in required or "all" in required:
+            pytest.fail(f"{what} is required here but missing: {why}", pytrace=False)
+        pytest.skip(f"needs {what}: {why}")
+
+    def root(self) -> None:
+        if os.geteuid() != 0:
+            self._missing("root", f"running as uid {os.geteuid()}")
+
+    def tool(self, name: str) -> str:
+        """The path of a program."""
+        found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+        if found is None:
+            self._missing(name, f"no program {name!r} on PATH")
+        return found
+
+    def overlay(self, where: Path) -> None:
+        """Kernel overlay mounts with an upper directory below ``where``."""
+        self.root()
+        with tempfile.TemporaryDirectory(dir=where) as scratch:
+            base = Path(scratch)
+            for name in ("lower", "upper", "work", "merged"):
+                (base / name).mkdir()
+            options = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work"
+            done = subprocess.run(
+                ["mount", "-t", "overlay", "overlay", "-o", options, str(base / "merged")],
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode != 0:
+                self._missing("overlay", done.stderr.strip())
+            subprocess.run(["umount", str(base / "merged")], check=True)
+
+    def loop(self) -> None:
+        self.root()
+        if not Path("/dev/loop-control").exists():
+            self._missing("loop", "no /dev/loop-control")
+
+    def userns(self) -> None:
+        """An ordinary user can make a user namespace that maps a range of ids."""
+        for tool in ("newuidmap", "unshare"):
+            self.tool(tool)
+
+
+need = Need()
