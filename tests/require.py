@@ -19,7 +19,8 @@ import pytest
 class Need:
     """Each method returns when the need is met."""
 
-    def _missing(self, what: str, why: str) -> NoReturn:
+    def missing(self, what: str, why: str) -> NoReturn:
+        """Skip, or fail where ``what`` is required."""
         required = os.environ.get("LAYERFS_REQUIRE", "").split(",")
         if what in required or "all" in required:
             pytest.fail(f"{what} is required here but missing: {why}", pytrace=False)
@@ -27,13 +28,13 @@ class Need:
 
     def root(self) -> None:
         if os.geteuid() != 0:
-            self._missing("root", f"running as uid {os.geteuid()}")
+            self.missing("root", f"running as uid {os.geteuid()}")
 
     def tool(self, name: str) -> str:
         """The path of a program."""
         found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
         if found is None:
-            self._missing(name, f"no program {name!r} on PATH")
+            self.missing(name, f"no program {name!r} on PATH")
         return found
 
     def overlay(self, where: Path) -> None:
@@ -50,13 +51,13 @@ class Need:
                 text=True,
             )
             if done.returncode != 0:
-                self._missing("overlay", done.stderr.strip())
+                self.missing("overlay", done.stderr.strip())
             subprocess.run(["umount", str(base / "merged")], check=True)
 
     def loop(self) -> None:
         self.root()
         if not Path("/dev/loop-control").exists():
-            self._missing("loop", "no /dev/loop-control")
+            self.missing("loop", "no /dev/loop-control")
 
     def userns(self) -> None:
         """An ordinary user can make a user namespace that maps a range of ids."""

@@ -1,0 +1,46 @@
+# The habits. Every target sets up what it needs: a virtual environment in .venv, and as root the
+# Debian packages that scripts/packages lists.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-long check bench docs clean
+
+demo: .venv/.installed ## a real image through the main job; IMAGE=FILE takes yours
+	scripts/packages demo
+	scripts/demo $(IMAGE)
+
+test: .venv/.dev
+	scripts/packages test
+	$(BIN)/python -m pytest $(ARGS)
+
+test-long: .venv/.dev
+	scripts/packages test
+	LAYERFS_LONG=1 $(BIN)/python -m pytest --timeout=14400 $(ARGS)
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layering.py
+
+bench: .venv/.installed
+	$(BIN)/python benchmarks/startup.py
+
+docs: .venv/.dev ## the reference of the library, as HTML in build/docs
+	$(BIN)/pip install -q 'pdoc>=14'
+	$(BIN)/pdoc --docformat restructuredtext --output-directory build/docs layerfs '!layerfs.cli'
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+.venv/.installed: pyproject.toml
+	scripts/packages python
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e .
+	touch $@
+
+.venv/.dev: .venv/.installed
+	$(BIN)/pip install -q -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Layers as tar streams: reading, writing, applying, comparing, and giving back byte for byte."""

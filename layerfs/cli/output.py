@@ -1,0 +1,136 @@
+"""How facts become text: tables, JSON, sizes, times, names, ids."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGTP])(I?B)?|B)?", re.IGNORECASE)
+
+
+def line(text: str) -> None:
+    """One line of data."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """One line for the person who watches."""
+    sys.stderr.write(text + "\n")
+
+
+def json_document(value: object) -> None:
+    """``value`` as JSON: attrs classes become objects, paths and bytes text."""
+    import json
+
+    line(json.dumps(plain(value), indent=2))
+
+
+def plain(value: object) -> Json:
+    """``value`` in the types JSON has."""
+    from enum import Enum
+
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case bytes():
+            return value.decode("utf-8", "backslashreplace")
+        case Path():
+            return str(value)
+        case Enum():
+            return plain(value.value)
+        case Mapping():
+            return {str(plain(key)): plain(item) for key, item in value.items()}
+        case Iterable():
+            return [plain(item) for item in value]
+    if attrs.has(type(value)):
+        return {field.name: plain(getattr(value, field.name)) for field in attrs.fields(type(value))}
+    return str(value)
+
+
+@attrs.frozen
+class Column:
+    """A column of a table. ``number`` ones are set flush right."""
+
+    title: str
+    number: bool = False
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Rows under titles: coloured on a terminal, else columns parted by two spaces or more, each
+    row on one line however long."""
+    if sys.stdout.isatty():
+        _rich_table(columns, rows)
+        return
+    widths = [max(map(len, cells)) for cells in zip([c.title for c in columns], *rows, strict=True)]
+    for cells in ([column.title for column in columns], *rows):
+        aligned = [
+            cell.rjust(width) if column.number else cell.ljust(width)
+            for column, cell, width in zip(columns, cells, widths, strict=True)
+        ]
+        line("  ".join(aligned).rstrip())
+
+
+def _rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        drawn.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    Console().print(drawn)
+
+
+def size(count: int) -> str:
+    """Bytes for a person: ``1.5 GiB``."""
+    value = float(count)
+    for unit in _UNITS:
+        if abs(value) < 1024 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    return f"{int(value)} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``10G``, ``512MiB``, ``1.5T``, ``4096``: K, KiB and so on count by 1024, KB by 1000."""
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write 10G, 512MiB or a number of bytes")
+    number, unit, suffix = found.groups()
+    base = 1000 if (suffix or "").upper() == "B" else 1024
+    power = " KMGTP".index(unit.upper()) if unit else 0
+    return int(float(number) * base**power) if "." in number else int(number) * base**power
+
+
+def parse_count(text: str) -> int:
+    """A count above zero."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above zero")
+    return int(text)
+
+
+def local_time(ns: int) -> str:
+    """Nanoseconds since 1970 as local date and time."""
+    import time
+
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(ns // 1_000_000_000))
+
+
+def short(identifier: str) -> str:
+    """The first 12 hex digits of a digest or random id: what a person types."""
+    return identifier.removeprefix("sha256:")[:12]
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """``1 layer``, ``2 layers``."""
+    return f"{number} {one if number == 1 else many or one + 's'}"

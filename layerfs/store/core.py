@@ -1,0 +1,37 @@
+"""What the parts of an open store share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+
+from layerfs.driver import Driver
+from layerfs.errors import ReadOnly
+from layerfs.ids import CacheID, ChainID
+from layerfs.store.metadata import Database
+from layerfs.store.owner import Owner
+
+
+@attrs.frozen
+class Core:
+    """An open store without its public face."""
+
+    root: Path
+    driver: Driver
+    db: Database
+    owner: Owner
+    read_only: bool
+
+    def record_path(self, cache_id: CacheID) -> Path:
+        """The record from which a layer's exact tar is given back."""
+        return self.root / "split" / cache_id
+
+    def chain_lock(self, chain_id: ChainID) -> Path:
+        """Held by whoever registers ``chain_id``."""
+        return self.root / "locks" / chain_id.replace(":", "-")
+
+    def writable(self) -> None:
+        """Raise :class:`ReadOnly` for a store that was opened read-only."""
+        if self.read_only:
+            raise ReadOnly(f"the store in {self.root} is open read-only")

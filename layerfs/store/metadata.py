@@ -1,0 +1,288 @@
+"""The database of a store: the schema, which is the reference of the format, and its transactions.
+
+One SQLite file, ``layerfs.db``, in WAL mode. Every change is one short transaction, and no transaction
+is open while a driver works: a row says what is about to be done, the driver does it, a row says that it
+is done. Times are nanoseconds since 1970, sizes bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from layerfs.errors import (
+    LayerfsError,
+    NoSpace,
+    NotSupported,
+    ReadOnly,
+    StoreDamaged,
+    StoreLocked,
+    SystemFailure,
+    translated,
+)
+from layerfs.linux.flock import FileLock
+
+FILE_NAME = "layerfs.db"
+VERSION = 1
+"""``PRAGMA user_version``."""
+
+SCHEMA = """
+-- What store this is: exactly one row.
+CREATE TABLE store (
+    driver       TEXT NOT NULL,  -- name of the driver that holds the layers
+    entry_point  TEXT NOT NULL   -- 'module:attribute' of its DriverInfo, '' when it was handed in
+);
+
+-- Whoever works on the store or holds layers: one row for each opened store that does.
+-- The file owners/<id> is held by flock(2) for as long as its process lives. A row whose file can be
+-- locked is a dead owner's; what refers to it is undone or finished by the next who opens the store.
+CREATE TABLE owners (
+    id           TEXT PRIMARY KEY,
+    pid          INTEGER NOT NULL,
+    created_ns   INTEGER NOT NULL
+);
+
+-- Read-only layers.
+--   creating: the driver's layer is being filled; worth nothing if its owner dies
+--   ready:    usable, never changes again
+--   removing: the driver's layer is being deleted; the row goes last
+CREATE TABLE layers (
+    cache_id     TEXT PRIMARY KEY,                          -- what the driver knows it by
+    state        TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'removing')),
+    owner        TEXT REFERENCES owners ON DELETE SET NULL,  -- who creates or removes it; NULL: nobody does
+    parent       TEXT REFERENCES layers,
+    chain_id     TEXT,                                      -- NULL until it is known
+    diff_id      TEXT,
+    size         INTEGER,                                   -- file content of this layer alone
+    tar_size     INTEGER,                                   -- its uncompressed tar; record in split/<cache_id>
+    depth        INTEGER NOT NULL,                          -- 1: upon nothing
+    created_ns   INTEGER NOT NULL,
+    durable      INTEGER NOT NULL DEFAULT 0,                -- 1: its bytes were flushed before this was written
+    CHECK (state != 'ready' OR (chain_id IS NOT NULL AND diff_id IS NOT NULL
+                                AND size IS NOT NULL AND tar_size IS NOT NULL))
+);
+-- A layer that is being removed and its successor may have the same chain_id.
+CREATE UNIQUE INDEX layers_ready ON layers (chain_id) WHERE state = 'ready';
+CREATE INDEX layers_parent ON layers (parent);
+
+-- Writable layers, in the same states. A removed one gives its name free at once.
+CREATE TABLE containers (
+    mount_id     TEXT PRIMARY KEY,                          -- what the driver knows it by
+    init_id      TEXT,                                      -- its init layer, NULL: none
+    name         TEXT NOT NULL,
+    state        TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'removing')),
+    owner        TEXT REFERENCES owners ON DELETE SET NULL,
+    parent       TEXT REFERENCES layers,                    -- NULL: upon nothing
+    image        TEXT,                                      -- what its creator said it is made from
+    size_limit   INTEGER,                                   -- NULL: none
+    inode_limit  INTEGER,                                   -- NULL: none
+    label        TEXT NOT NULL,                             -- SELinux mount context, '': none
+    created_ns   INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX containers_name ON containers (name) WHERE state != 'removing';
+CREATE INDEX containers_parent ON containers (parent);
+
+-- Images, as they were shipped.
+CREATE TABLE images (
+    id           TEXT PRIMARY KEY,                          -- digest of config
+    config       BLOB NOT NULL,
+    manifest     BLOB,
+    created_ns   INTEGER NOT NULL                           -- when it came into this store
+);
+
+-- The layers of an image, first layer at position 0, and how each was shipped (NULL: not known).
+CREATE TABLE image_layers (
+    image            TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
+    position         INTEGER NOT NULL,
+    layer            TEXT NOT NULL REFERENCES layers,
+    blob_digest      TEXT,
+    blob_size        INTEGER,
+    blob_media_type  TEXT,
+    PRIMARY KEY (image, position)
+) WITHOUT ROWID;
+CREATE INDEX image_layers_layer ON image_layers (layer);
+
+CREATE TABLE image_names (
+    name         TEXT PRIMARY KEY,
+    image        TEXT NOT NULL REFERENCES images ON DELETE CASCADE
+) WITHOUT ROWID;
+
+-- Layers held by a living process.
+CREATE TABLE refs (
+    id           INTEGER PRIMARY KEY,
+    owner        TEXT NOT NULL REFERENCES owners ON DELETE CASCADE,
+    layer        TEXT NOT NULL REFERENCES layers
+);
+CREATE INDEX refs_layer ON refs (layer);
+"""
+
+Row = tuple[Any, ...]
+
+BUSY_TIMEOUT_S = 60.0
+"""How long to wait for another process's transaction; each takes milliseconds."""
+
+
+class Database:
+    """One connection, shared by the threads of a process under a lock."""
+
+    def __init__(self, connection: sqlite3.Connection, *, read_only: bool) -> None:
+        self.read_only = read_only
+        self._connection = connection
+        self._lock = threading.RLock()
+
+    @classmethod
+    def open(cls, root: Path, *, read_only: bool = False) -> Database:
+        """The database of the store in ``root``, made if need be.
+
+        Errors: :class:`StoreDamaged` for a file that is none of ours, :class:`NotSupported` for a newer
+        format, :class:`ReadOnly` for one that cannot be read without writing.
+        """
+        path = root / FILE_NAME
+        with _translated(path):
+            if read_only:
+                return cls(_connect_read_only(path), read_only=True)
+            connection = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                connection.execute("PRAGMA foreign_keys = ON")
+                if _version(connection, path) == 0:
+                    _create(connection, root)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(connection, read_only=False)
+
+    @contextlib.contextmanager
+    def transaction(self, *, sync: bool = False) -> Iterator[None]:
+        """All of the block's changes or none, seen by others when it ends.
+
+        ``sync``: they are on the disk when it ends, and so is every earlier one. Without it a power loss
+        may take back the latest transactions, as a whole and in order.
+        """
+        if self.read_only:
+            raise ReadOnly("the store is open read-only")
+        with self._lock, _translated():
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def execute(self, sql: str, *values: object) -> int:
+        """Change something, inside a transaction. Returns the number of rows changed."""
+        with self._lock, _translated():
+            return self._connection.execute(sql, values).rowcount
+
+    def insert(self, sql: str, *values: object) -> int:
+        """Insert one row, inside a transaction. Returns its rowid."""
+        with self._lock, _translated():
+            return self._connection.execute(sql, values).lastrowid or 0
+
+    def rows(self, sql: str, *values: object) -> list[Row]:
+        with self._lock, _translated():
+            return self._connection.execute(sql, values).fetchall()
+
+    def row(self, sql: str, *values: object) -> Row | None:
+        """The first row, or None."""
+        with self._lock, _translated():
+            found: Row | None = self._connection.execute(sql, values).fetchone()
+            return found
+
+    def driver(self) -> tuple[str, str] | None:
+        """Name and entry point of the driver that the store belongs to; None for a new store."""
+        row = self.row("SELECT driver, entry_point FROM store")
+        return None if row is None else (str(row[0]), str(row[1]))
+
+    def close(self) -> None:
+        with self._lock, _translated():
+            self._connection.close()
+
+
+def exists(root: Path) -> bool:
+    """Whether ``root`` holds a store."""
+    return (root / FILE_NAME).exists()
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > VERSION:
+        raise NotSupported(
+            f"{path}: the store has format {version}, this layerfs knows up to {VERSION}",
+            hint="use the layerfs that made it, or a newer one",
+        )
+    return version
+
+
+def _create(connection: sqlite3.Connection, root: Path) -> None:
+    # The change to WAL does not wait for another process that makes the same change, so a lock does.
+    locks = root / "locks"
+    with translated(f"make a store in {root}"):
+        locks.mkdir(mode=0o700, exist_ok=True)
+        with FileLock(locks / "create"):
+            if _version(connection, root / FILE_NAME) == 0:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    """A connection that writes nothing, unless a live process has the store open for writing: then its
+    shared memory is used, so that its changes are seen."""
+    if not path.exists():
+        raise StoreDamaged(f"no store in {path.parent}", hint="a read-only store must exist already")
+    wal = path.with_name(path.name + "-wal")
+    unwritten = wal.exists() and wal.stat().st_size > 0
+    if unwritten and not os.access(path.parent, os.W_OK):
+        raise ReadOnly(
+            f"{path}: the store was not closed when it was made read-only",
+            hint="open it once where it can be written",
+        )
+    # immutable: no locks and no shared memory, https://www.sqlite.org/uri.html#uriimmutable
+    query = "mode=ro" if unwritten else "mode=ro&immutable=1"
+    connection = sqlite3.connect(
+        f"file:{urllib.parse.quote(os.fspath(path))}?{query}",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        if _version(connection, path) == 0:
+            raise StoreDamaged(f"{path}: holds no store")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.contextmanager
+def _translated(path: Path | None = None) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _from_sqlite(error, path) from error
+
+
+def _from_sqlite(error: sqlite3.Error, path: Path | None) -> LayerfsError:
+    # The primary result code is the low byte: https://www.sqlite.org/rescode.html
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    text = f"{path or 'the database of the store'}: {error}"
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreLocked(text, hint="another process keeps the store's database locked")
+    if code == sqlite3.SQLITE_FULL:
+        return NoSpace(text)
+    if code == sqlite3.SQLITE_READONLY:
+        return ReadOnly(text)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StoreDamaged(text)
+    return SystemFailure(text)

@@ -1,0 +1,64 @@
+"""What keeps a layer: images, containers, the layers upon it, and handles in living processes."""
+
+from __future__ import annotations
+
+from layerfs.ids import CacheID
+from layerfs.store.core import Core
+from layerfs.store.metadata import Database
+
+# What is named directly, then everything below it. A layer in the making keeps its parent.
+_UNREFERENCED = """
+WITH RECURSIVE kept (cache_id) AS (
+    SELECT layer FROM image_layers
+    UNION SELECT layer FROM refs
+    UNION SELECT parent FROM containers
+    UNION SELECT cache_id FROM layers WHERE state = 'creating'
+    UNION SELECT layers.parent FROM layers JOIN kept USING (cache_id)
+)
+SELECT cache_id FROM layers
+WHERE state = 'ready' AND cache_id NOT IN (SELECT cache_id FROM kept WHERE cache_id IS NOT NULL)
+"""
+
+
+def take(core: Core, cache_id: CacheID) -> int:
+    """Hold a layer for this process, inside a transaction. Returns what :func:`drop` wants."""
+    return core.db.insert("INSERT INTO refs (owner, layer) VALUES (?, ?)", core.owner.id, cache_id)
+
+
+def drop(core: Core, reference: int) -> None:
+    """Hold it no more. The layer stays until a prune."""
+    with core.db.transaction():
+        core.db.execute("DELETE FROM refs WHERE id = ?", reference)
+
+
+def unreferenced(db: Database) -> list[CacheID]:
+    """The layers that nothing keeps."""
+    return [cache_id for (cache_id,) in db.rows(_UNREFERENCED)]
+
+
+def users(db: Database, cache_id: CacheID) -> list[str]:
+    """What keeps a layer, as a person would name it: images, containers, layers upon it, processes."""
+    return [
+        *_images(db, cache_id),
+        *_named(db, "container", "SELECT name FROM containers WHERE parent = ? AND state != 'removing'", cache_id),
+        *_named(db, "layer", "SELECT chain_id FROM layers WHERE parent = ? AND state = 'ready'", cache_id),
+        *_named(
+            db,
+            "process",
+            "SELECT DISTINCT pid FROM refs JOIN owners ON owners.id = refs.owner WHERE layer = ?",
+            cache_id,
+        ),
+    ]
+
+
+def _images(db: Database, cache_id: CacheID) -> list[str]:
+    found = db.rows(
+        "SELECT image, group_concat(name, ', ') FROM image_layers LEFT JOIN image_names USING (image)"
+        " WHERE layer = ? GROUP BY image",
+        cache_id,
+    )
+    return sorted(f"image {names or image}" for image, names in found)
+
+
+def _named(db: Database, kind: str, sql: str, cache_id: CacheID) -> list[str]:
+    return sorted(f"{kind} {name}" for (name,) in db.rows(sql, cache_id))

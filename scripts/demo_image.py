@@ -1,0 +1,132 @@
+"""Makes a real image for the demonstration: Debian or Ubuntu from this machine's own package mirror.
+
+    python scripts/demo_image.py DEST.tar
+
+Layer 1 is mmdebstrap's; layer 2 installs packages with apt; layer 3 removes, replaces and makes anew.
+Layers 2 and 3 are made the way anybody would: ``layerfs create``, ``mount``, work in it, ``commit``.
+Runs as root or as root of a user namespace.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+LAYERFS = [sys.executable, "-m", "layerfs.cli.main"]
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+# The machine's devices, proc and name resolution, in a mount namespace that ends with the command.
+IN_ROOT = """
+for place in dev proc sys; do mount --rbind /$place "$1/$place"; done
+mount --bind /etc/resolv.conf "$1/etc/resolv.conf"
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive
+exec chroot "$1" sh -ec "$2"
+"""
+INSTALL = """
+apt-get -o APT::Sandbox::User=root -qq update
+apt-get -o APT::Sandbox::User=root -qq install -y --no-install-recommends ca-certificates file >/dev/null
+apt-get clean
+rm -rf /var/lib/apt/lists/*
+"""
+CHANGE = """
+rm -rf /usr/share/doc /usr/share/locale
+mkdir /usr/share/locale
+echo 'A demonstration of layerfs.' >/etc/motd
+ln -f /etc/motd /etc/motd.copy
+mv /etc/issue /etc/issue.old
+rm -rf /var/log/apt && echo 'no longer a directory' >/var/log/apt
+"""
+
+
+def mirror() -> tuple[str, str]:
+    """The release and the mirror that apt on this machine uses."""
+    out = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)", "Created-By: Packages"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for line in sorted(set(out.splitlines())):
+        origin, codename, uri = line.split(maxsplit=2)
+        if origin in ("Debian", "Ubuntu") and "-" not in codename:
+            return codename, uri
+    sys.exit(
+        "no Debian or Ubuntu mirror in apt's sources: run apt-get update, or give an image: make demo IMAGE=FILE"
+    )
+
+
+def blob(layout: Path, data: bytes, media_type: str) -> dict[str, object]:
+    digest = hashlib.sha256(data).hexdigest()
+    (layout / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+    (layout / "blobs/sha256" / digest).write_bytes(data)
+    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
+
+
+def write_layout(layout: Path, tar: bytes, name: str) -> None:
+    """An OCI image layout with one layer."""
+    oci = "application/vnd.oci.image"
+    layer = blob(layout, gzip.compress(tar, compresslevel=1, mtime=0), f"{oci}.layer.v1.tar+gzip")
+    config = {
+        "architecture": ARCHITECTURES.get(platform.machine(), platform.machine()),
+        "os": "linux",
+        "config": {"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/bash"]},
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(tar).hexdigest()]},
+        "history": [{"created_by": "mmdebstrap --variant=minbase"}],
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"{oci}.manifest.v1+json",
+        "config": blob(layout, json.dumps(config).encode(), f"{oci}.config.v1+json"),
+        "layers": [layer],
+    }
+    entry = blob(layout, json.dumps(manifest).encode(), f"{oci}.manifest.v1+json")
+    entry["annotations"] = {"org.opencontainers.image.ref.name": name}
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
+def main() -> None:
+    dest = Path(sys.argv[1])
+    release, uri = mirror()
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="demo-image-", dir=dest.parent) as scratch:
+        work = Path(scratch)
+        base = [*LAYERFS, "--root", str(work / "store"), "--runroot", str(work / "run")]
+
+        def layerfs(*argv: str) -> str:
+            return subprocess.run(
+                [*base, *argv], check=True, stdout=subprocess.PIPE, text=True
+            ).stdout.strip()
+
+        subprocess.run(
+            [
+                *("mmdebstrap", "--quiet", "--variant=minbase", "--customize-hook=rm -rf $1/dev/*"),
+                *(release, str(work / "base.tar"), uri),
+            ],
+            check=True,
+        )
+        write_layout(work / "layout", (work / "base.tar").read_bytes(), "base")
+        layerfs("load", str(work / "layout"))
+        below = "base"
+        for name, script in (("packages", INSTALL), ("demo", CHANGE)):
+            layerfs("create", below, "--name", name)
+            root = layerfs("mount", name)
+            try:
+                subprocess.run(["unshare", "-m", "sh", "-ec", IN_ROOT, "sh", root, script], check=True)
+            finally:
+                layerfs("umount", name)
+            layerfs("commit", name, name)
+            below = name
+        layerfs("save", "demo", "-o", str(work / "demo.tar"))
+        shutil.move(work / "demo.tar", dest)
+
+
+if __name__ == "__main__":
+    main()

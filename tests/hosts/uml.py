@@ -1,0 +1,112 @@
+"""Runs part of the test suite under another kernel, on this machine.
+
+The Debian package user-mode-linux is a Linux kernel that runs as an ordinary process. It boots in a few
+seconds with this machine's own file tree as its root (hostfs), so the same interpreter and checkout run
+inside unchanged. hostfs holds no xattrs, device nodes or overlay uppers: scratch space is a tmpfs.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.require import need
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = Path("/usr/lib/uml/modules")
+
+# In loading order: insmod does not resolve dependencies.
+LOOP = ("drivers/block/loop",)
+OVERLAY = ("fs/overlayfs/overlay",)
+EXT4_QUOTA = ("fs/quota/quota_tree", "fs/quota/quota_v2")
+
+_INIT = """#!/bin/sh
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs run /run
+mount -t tmpfs scratch {scratch}
+for module in {modules}; do
+    insmod {modules_root}/$(uname -r)/kernel/$module.ko || exit 1
+done
+export TMPDIR={scratch} HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
+{exports}
+cd {root}
+{command} >{out} 2>&1
+echo $? >{status}
+sync
+halt -f
+"""
+
+
+def run_pytest(
+    tests: Sequence[str],
+    work: Path,
+    *,
+    modules: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    timeout: float = 900,
+) -> None:
+    """Run ``tests`` (pytest arguments) inside; fail unless every one of them ran and passed."""
+    kernel = need.tool("linux.uml")
+    need.tool("insmod")
+    need.root()
+    scratch, out, status, report = (work / n for n in ("scratch", "out", "status", "report.xml"))
+    scratch.mkdir(parents=True)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--timeout=600"]
+    command += [f"--basetemp={scratch}/pytest", f"--junitxml={report}", *tests]
+    init = work / "init"
+    init.write_text(
+        _INIT.format(
+            scratch=shlex.quote(str(scratch)),
+            modules=" ".join(modules),
+            modules_root=MODULES,
+            exports="\n".join(
+                f"export {k}={shlex.quote(v)}" for k, v in {"LAYERFS_REQUIRE": "all", **(env or {})}.items()
+            ),
+            root=shlex.quote(str(ROOT)),
+            command=shlex.join(command),
+            out=shlex.quote(str(out)),
+            status=shlex.quote(str(status)),
+        )
+    )
+    init.chmod(0o755)
+    argv = [
+        kernel,
+        "rootfstype=hostfs",
+        "rw",
+        f"init={init}",
+        "mem=3G",
+        "con0=null,fd:1",
+        "con=null",
+        "quiet",
+    ]
+    # The kernel keeps its memory in a file below TMPDIR, which must not be a noexec mount.
+    console = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout,
+        env={**os.environ, "TMPDIR": "/var/tmp"},
+    )
+    if not status.exists():
+        pytest.fail("the kernel stopped early:\n" + console.stdout.decode(errors="replace")[-4000:])
+    _check(report, out.read_text(errors="replace"))
+
+
+def _check(report: Path, out: str) -> None:
+    if not report.exists():
+        pytest.fail(f"no test ran inside:\n{out[-6000:]}", pytrace=False)
+    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+    bad = [c for c in cases if any(c.find(k) is not None for k in ("failure", "error", "skipped"))]
+    if bad or not cases:
+        names = "\n".join(f"{c.get('classname')}::{c.get('name')}" for c in bad) or "no test was collected"
+        pytest.fail(f"inside the other kernel:\n{names}\n\n{out[-12000:]}", pytrace=False)
