@@ -98,9 +98,7 @@ def main() -> None:
     else:
         image_file = WORK.parent / "demo-image.tar"
         if not image_file.exists():
-            say(
-                "making a real image: a root from this machine's package mirror, and two layers on top (a minute or two)"
-            )
+            say("making a real image from this machine's package mirror (a minute or two)")
             subprocess.run([sys.executable, "scripts/demo_image.py", str(image_file)], check=True)
     for place in ("first", "first-run", "second", "second-run"):
         shutil.rmtree(WORK / place, ignore_errors=True)

@@ -57,9 +57,7 @@ def mirror() -> tuple[str, str]:
         origin, codename, uri = line.split(maxsplit=2)
         if origin in ("Debian", "Ubuntu") and "-" not in codename:
             return codename, uri
-    sys.exit(
-        "no Debian or Ubuntu mirror in apt's sources: run apt-get update, or give an image: make demo IMAGE=FILE"
-    )
+    sys.exit("apt knows no Debian or Ubuntu mirror: apt-get update, or give an image: make demo IMAGE=FILE")
 
 
 def blob(layout: Path, data: bytes, media_type: str) -> dict[str, object]:

@@ -59,6 +59,11 @@ class Need:
         if not Path("/dev/loop-control").exists():
             self.missing("loop", "no /dev/loop-control")
 
+    def selinux(self) -> None:
+        """SELinux with a policy loaded."""
+        if not Path("/sys/fs/selinux/enforce").exists():
+            self.missing("selinux", "the kernel runs without it, or /sys/fs/selinux is not mounted")
+
     def userns(self) -> None:
         """An ordinary user can make a user namespace that maps a range of ids."""
         for tool in ("newuidmap", "unshare"):

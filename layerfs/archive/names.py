@@ -11,6 +11,12 @@ from layerfs.errors import EntryRefused, MalformedArchive, PathEscape, show
 NAME_MAX = 255
 """Bytes of one path component (``linux/limits.h``)."""
 
+PATH_MAX = 4096
+"""Bytes of a path with its final NUL (``linux/limits.h``)."""
+
+WHITEOUT_PREFIX = b".wh."
+"""What the last component of a whiteout begins with; see :mod:`layerfs.archive.whiteout`."""
+
 _DOTS = (b"", b".")
 
 
@@ -18,14 +24,15 @@ def normalise(name: bytes) -> bytes:
     """``name``, as a tar has it, relative to the root: no leading ``/``, no empty and no ``.`` component.
 
     :class:`PathEscape` for a ``..`` component wherever it stands, :class:`MalformedArchive` for a NUL,
-    :class:`EntryRefused` for a component that no Linux file system takes.
+    :class:`EntryRefused` for a path or component that is longer than Linux takes (the whiteout of the
+    longest possible name is not).
     """
-    return _normalise(name, name)
+    return _normalise(name, name, "")
 
 
 def link_target(name: bytes, entry: bytes) -> bytes:
     """The target ``name`` of the hard link ``entry``, normalised alike; errors name the entry."""
-    return _normalise(name, entry)
+    return _normalise(name, entry, f"hard link to {show(name)}: ")
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:
@@ -34,18 +41,27 @@ def split(path: bytes) -> tuple[bytes, bytes]:
     return directory, base
 
 
-def _normalise(name: bytes, entry: bytes) -> bytes:
+def join(directory: bytes, base: bytes) -> bytes:
+    """The path of ``base`` in the normalised path ``directory``."""
+    return directory + b"/" + base if directory else base
+
+
+def _normalise(name: bytes, entry: bytes, about: str) -> bytes:
     parts = name.split(b"/")
     if b"" in parts or b"." in parts:
         parts = [part for part in parts if part not in _DOTS]
     if b".." in parts:
-        raise PathEscape(_about(name, entry, "'..' would climb out of the layer"), entry=entry)
+        raise PathEscape(about + "'..' would climb out of the layer", entry=entry)
     if b"\0" in name:
-        raise MalformedArchive(_about(name, entry, "a NUL in a name"), entry=entry)
-    if len(name) > NAME_MAX and any(len(part) > NAME_MAX for part in parts):
-        raise EntryRefused(_about(name, entry, f"a name longer than {NAME_MAX} bytes"), entry=entry)
-    return b"/".join(parts)
+        raise MalformedArchive(about + "a NUL in a name", entry=entry)
+    path = b"/".join(parts)
+    if len(path) > NAME_MAX:
+        if len(path) >= PATH_MAX:
+            raise EntryRefused(about + f"a path longer than {PATH_MAX - 1} bytes", entry=entry)
+        if any(len(part) > _longest(part) for part in parts):
+            raise EntryRefused(about + f"a name longer than {NAME_MAX} bytes", entry=entry)
+    return path
 
 
-def _about(name: bytes, entry: bytes, what: str) -> str:
-    return what if name is entry else f"hard link to {show(name)}: {what}"
+def _longest(part: bytes) -> int:
+    return NAME_MAX + len(WHITEOUT_PREFIX) if part.startswith(WHITEOUT_PREFIX) else NAME_MAX

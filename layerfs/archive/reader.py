@@ -1,21 +1,356 @@
-"""Reading a tar stream, one entry after the other."""
+"""Reading a tar stream, one entry after the other.
+
+Reads v7, ustar, old and new GNU, star and pax archives, in any mixture: which extensions an entry has is
+decided entry by entry. Where readers of the world disagree, this one does what the readers of container
+images do, so that a layer never means one thing here and another there; each such place says so.
+"""
+
 from __future__ import annotations
-from collections.abc import Iterator
+
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
-from layerfs.archive.entry import Entry
+
+from layerfs.archive import header, pax
+from layerfs.archive.entry import Entry, EntryType
+from layerfs.archive.header import BLOCK, RawHeader
+from layerfs.archive.streams import CHUNK
+from layerfs.errors import ArchiveTooLarge, MalformedArchive, TruncatedArchive, show
+
+MAX_EXTENSION = 16 * 1024 * 1024
+"""Most bytes of extension records and sparse maps before one entry."""
+MAX_TRAILING = 64 * 1024 * 1024
+"""Most bytes from the end marker on."""
+
+_TYPES = {
+    b"1": EntryType.HARDLINK,
+    b"2": EntryType.SYMLINK,
+    b"3": EntryType.CHARDEV,
+    b"4": EntryType.BLOCKDEV,
+    b"5": EntryType.DIRECTORY,
+    b"6": EntryType.FIFO,
+    b"D": EntryType.DIRECTORY,  # GNU incremental dump: a directory, its listing the payload
+}
+"""Every other type is a regular file, as POSIX asks of readers that do not know a type."""
+
+_NO_PAYLOAD = b"23456"
+"""Types that no data follows, whatever the size field says: POSIX lets a directory's be a quota."""
+
+_SKIPPED = {b"V": "volume label", b"A": "Solaris access control list"}
+"""Headers that describe no file of their own."""
+
+_REFUSED = {
+    b"M": "the rest of a file from another volume: a multi-volume archive must be joined first",
+    b"N": "an obsolete GNU name table",
+}
+
+_MAGICS = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ": "xz",
+    b"BZh": "bzip2",
+}
 
 
 class TarReader:
-    number: int
+    """Iterates over the entries of an uncompressed tar, reading no further than asked.
 
-    def __init__(self, stream: BinaryIO, *, where: str = "archive") -> None: ...
+    ``number`` is the ordinal of the current entry, 0 for the first, -1 before it. Extension headers are
+    no entries. A stream of no bytes is an archive of no entries; missing end blocks are tolerated.
+
+    :class:`~layerfs.errors.TruncatedArchive` when the stream ends inside a header or payload,
+    :class:`~layerfs.errors.MalformedArchive` for what cannot be true, and
+    :class:`~layerfs.errors.ArchiveTooLarge` past ``MAX_EXTENSION`` or ``MAX_TRAILING``; all but those about
+    the archive as a whole name the entry. The stream is not closed.
+    """
+
+    def __init__(self, stream: BinaryIO, *, where: str = "archive") -> None:
+        self.number = -1
+        self._stream = stream
+        self._read: Callable[[int], bytes] = stream.read
+        self._ahead = b""
+        self._where = where
+        self._entry = b""
+        self._left = 0
+        self._padding = 0
+        self._head: list[bytes] = []
+        self._head_size = 0
+        self._ended = False
+        self._globals: dict[bytes, bytes] = {}
+        self._globals_size = 0
+
     def __iter__(self) -> Iterator[Entry]:
-        raise NotImplementedError
+        return self
+
     def __next__(self) -> Entry:
-        raise NotImplementedError
+        if self._ended:
+            raise StopIteration
+        if self._left:
+            for _ in self.chunks():
+                pass
+        self._head = []
+        self._head_size = 0
+        records: list[tuple[bytes, bytes]] = []
+        long_name = long_link = None
+        while True:
+            block = self._next_header(extended=bool(records or long_name or long_link))
+            if block is None:
+                self._ended = True
+                raise StopIteration
+            raw = header.parse_header(block)
+            kind = raw.typeflag
+            if kind in b"xXgLK" or kind in _SKIPPED:
+                data = self._extension(raw)
+                if kind in b"xX":
+                    records += self._records(data, raw)
+                elif kind == b"g":
+                    self._add_globals(self._records(data, raw))
+                elif kind == b"L":
+                    long_name = data.partition(b"\x00")[0]
+                elif kind == b"K":
+                    long_link = data.partition(b"\x00")[0]
+                else:
+                    records, long_name, long_link = [], None, None
+                continue
+            if kind in _REFUSED:
+                raise MalformedArchive(_REFUSED[kind], entry=raw.name)
+            break
+        self.number += 1
+        self._entry = long_name or raw.name
+        try:
+            entry = self._build(raw, block, records, long_name, long_link)
+        except ValueError as error:
+            raise MalformedArchive(str(error), entry=self._entry) from None
+        self._entry = entry.name
+        return entry
+
     def chunks(self) -> Iterator[bytes]:
-        raise NotImplementedError
+        """The payload of the current entry in pieces of up to 256 KiB; what is left of it, once.
+
+        Of a sparse file it is the data segments, one after the other.
+        """
+        while self._left:
+            chunk = self._read(min(self._left, CHUNK))
+            if not chunk:
+                raise TruncatedArchive(f"{self._where} ends {self._left} bytes too early", entry=self._entry)
+            self._left -= len(chunk)
+            yield chunk
+
     def head(self) -> bytes:
-        raise NotImplementedError
+        """The raw bytes between the previous payload and the current entry's: padding, extensions, header."""
+        return b"".join(self._head)
+
     def tail(self) -> Iterator[bytes]:
-        raise NotImplementedError
+        """After the last entry: the raw bytes from there to the end of the stream."""
+        size = self._head_size
+        yield from self._head
+        while chunk := self._read(CHUNK):
+            size += len(chunk)
+            if size > MAX_TRAILING:
+                raise ArchiveTooLarge(f"{self._where}: more than {MAX_TRAILING} bytes after its end")
+            yield chunk
+
+    # --- blocks --------------------------------------------------------------------------------
+
+    def _take(self, size: int) -> bytes:
+        """Up to ``size`` bytes for the head; fewer only at the end of the stream."""
+        data = self._read(size)
+        if len(data) < size:
+            data = self._refill(data, size)
+        self._head.append(data)
+        self._head_size += len(data)
+        return data
+
+    def _refill(self, data: bytes, size: int) -> bytes:
+        pieces = [data]
+        missing = size - len(data)
+        while missing and (piece := self._read(missing)):
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+    def _next_header(self, *, extended: bool) -> bytes | None:
+        """The next header block, or None at the end of the archive."""
+        padding = self._padding
+        self._padding = 0
+        data = self._take(padding + BLOCK)
+        block = data[padding:] if padding else data
+        if len(block) == BLOCK:
+            if header.checksum_fits(block):
+                return block
+            if block != header.ZERO_BLOCK:
+                raise self._no_header(block)
+        elif block.strip(b"\x00"):
+            raise TruncatedArchive(f"{self._where} ends inside a header, {len(block)} bytes into it")
+        if extended:
+            raise TruncatedArchive(f"{self._where} ends after an extended header, before its entry")
+        return None
+
+    def _no_header(self, block: bytes) -> MalformedArchive:
+        if self.number >= 0 or self._head_size > BLOCK:
+            after = f"what follows {show(self._entry)!r}" if self._entry else "a header"
+            return MalformedArchive(f"{self._where}: {after} is no tar header: its checksum is wrong")
+        for magic, name in _MAGICS.items():
+            if block.startswith(magic):
+                return MalformedArchive(
+                    f"{self._where} is not a tar but {name} data", hint="decompress it first"
+                )
+        return MalformedArchive(f"{self._where} is not a tar: its first block has no valid checksum")
+
+    def _must_take(self, size: int, entry: bytes) -> bytes:
+        """Exactly ``size`` bytes for the head, within the bounds of what one entry may bring along."""
+        if self._head_size + size > MAX_EXTENSION:
+            raise ArchiveTooLarge(
+                f"more than {MAX_EXTENSION} bytes of extended headers or sparse map", entry=entry
+            )
+        data = self._take(size)
+        if len(data) < size:
+            raise TruncatedArchive(f"{self._where} ends inside an extended header", entry=entry)
+        return data
+
+    def _extension(self, raw: RawHeader) -> bytes:
+        if raw.size < 0:
+            raise MalformedArchive("extended header of negative size", entry=raw.name)
+        return self._must_take(raw.size + header.padding(raw.size), raw.name)[: raw.size]
+
+    def _records(self, data: bytes, raw: RawHeader) -> list[tuple[bytes, bytes]]:
+        try:
+            return header.parse_pax(data)
+        except ValueError as error:
+            raise MalformedArchive(str(error), entry=raw.name) from None
+
+    def _add_globals(self, records: list[tuple[bytes, bytes]]) -> None:
+        for key, value in records:
+            self._globals[key] = value
+            self._globals_size += len(key) + len(value)
+        if self._globals_size > MAX_EXTENSION:
+            raise ArchiveTooLarge(f"{self._where}: more than {MAX_EXTENSION} bytes of global headers")
+
+    # --- one entry -----------------------------------------------------------------------------
+
+    def _build(
+        self,
+        raw: RawHeader,
+        block: bytes,
+        records: list[tuple[bytes, bytes]],
+        long_name: bytes | None,
+        long_link: bytes | None,
+    ) -> Entry:
+        """The entry of ``raw`` with its extensions. Raises ``ValueError``."""
+        if self._globals:
+            records = [*self._globals.items(), *records]
+        over = pax.overrides(records) if records else pax.NONE
+        # Both kinds of long name on one entry: images' readers let GNU's win.
+        name = long_name or over.name or raw.name
+        linkname = long_link or over.linkname or raw.linkname
+        self._entry = name
+        stored = raw.size if over.size is None else over.size
+        if not 0 <= stored <= pax.MAX_SIZE:
+            raise ValueError(f"a size of {stored} bytes")
+        kind = _TYPES.get(raw.typeflag, EntryType.FILE)
+        if kind is EntryType.FILE and name.endswith(b"/"):
+            kind = EntryType.DIRECTORY  # the only mark a directory had before ustar
+        if kind is not EntryType.FILE and stored and not self._has_payload(raw.typeflag):
+            stored = 0
+        size = stored if kind is EntryType.FILE else 0
+        sparse = None
+        if kind is EntryType.FILE:
+            if raw.typeflag == b"S":
+                size, sparse = self._old_sparse(block, stored)
+            elif over.sparse is not None:
+                size, stored, sparse = self._pax_sparse(over.sparse, stored)
+        self._left = stored
+        self._padding = header.padding(stored)
+        return Entry(
+            name,
+            kind,
+            raw.mode,
+            _owner(raw.uid if over.uid is None else over.uid),
+            _owner(raw.gid if over.gid is None else over.gid),
+            size,
+            _time(raw.mtime * 1_000_000_000 if over.mtime_ns is None else over.mtime_ns),
+            linkname if kind in _LINKS else b"",
+            raw.device,
+            over.xattrs,
+            stored,
+            sparse,
+        )
+
+    def _has_payload(self, typeflag: bytes) -> bool:
+        """Whether the size of an entry that needs no content is that of data behind its header.
+
+        POSIX lets a hard link carry the file's data, and writers of cpio and pax archives do; old tars
+        write the file's size there and no data. Nothing in the header tells the two apart, so what follows
+        does: another header, or the end, means no data. Images' readers never expect data there, so
+        every archive that they can read is read the same here.
+        """
+        if typeflag in _NO_PAYLOAD:
+            return False
+        if typeflag == b"D":
+            return True
+        ahead = self._refill(b"", BLOCK)
+        self._ahead = ahead
+        self._read = self._read_ahead
+        return len(ahead) == BLOCK and ahead != header.ZERO_BLOCK and not header.checksum_fits(ahead)
+
+    def _read_ahead(self, size: int, /) -> bytes:
+        data, self._ahead = self._ahead[:size], self._ahead[size:]
+        if not self._ahead:
+            self._read = self._stream.read
+        return data
+
+    def _old_sparse(self, block: bytes, stored: int) -> tuple[int, tuple[tuple[int, int], ...]]:
+        segments = list(header.old_sparse_segments(block))
+        more = block[482] != 0
+        while more:
+            extension = self._must_take(BLOCK, self._entry)
+            segments += header.old_sparse_more(extension)
+            more = extension[504] != 0
+        size = header.parse_number(block[483:495])
+        return size, header.checked_segments(segments, size, stored)
+
+    def _pax_sparse(
+        self, told: pax.SparseRecords, stored: int
+    ) -> tuple[int, int, tuple[tuple[int, int], ...]]:
+        numbers = told.numbers
+        if told.map_in_payload:
+            numbers = self._payload_map(stored)
+            used = numbers.pop()
+            stored -= used
+        return told.size, stored, header.checked_segments(header.pairs(numbers), told.size, stored)
+
+    def _payload_map(self, stored: int) -> list[int]:
+        """The map that begins a GNU sparse 1.0 payload: a count, then offsets and lengths, a line each,
+        NULs up to a block. The last number is that of the bytes it took."""
+        text = b""
+        wanted = 1
+        used = 0
+        lines: list[bytes] = []
+        while len(lines) < wanted:
+            if used + BLOCK > stored:
+                raise ValueError("sparse map: it does not end inside the payload")
+            text += self._must_take(BLOCK, self._entry)
+            used += BLOCK
+            *whole, text = text.split(b"\n")
+            lines += whole
+            if wanted == 1 and lines:
+                wanted = 1 + 2 * pax.parse_size(lines[0])
+        return [*(pax.parse_size(line) for line in lines[1:wanted]), used]
+
+
+_LINKS = (EntryType.HARDLINK, EntryType.SYMLINK)
+
+
+def _owner(number: int) -> int:
+    # Writers on systems with signed ids store nobody as -2.
+    if -(1 << 31) <= number < 0:
+        number += 1 << 32
+    # The greatest 32-bit number means "leave it as it is" to chown(2).
+    if not 0 <= number < (1 << 32) - 1:
+        raise ValueError(f"an owner of {number}")
+    return number
+
+
+def _time(ns: int) -> int:
+    if not header.fits_int64(ns // 1_000_000_000):
+        raise ValueError("a time that the kernel cannot hold")
+    return ns

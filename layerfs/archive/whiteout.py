@@ -13,12 +13,15 @@ import enum
 
 import attrs
 
-from layerfs.archive.names import split
+from layerfs.archive.names import WHITEOUT_PREFIX, join, split
 from layerfs.errors import EntryRefused, PathEscape
 
-PREFIX = b".wh."
+PREFIX = WHITEOUT_PREFIX
 META = b".wh..wh."
 OPAQUE = b".wh..wh..opq"
+OPAQUE_VALUE = b"y"
+"""The value of ``overlay.opaque`` that hides everything below."""
+
 LINKS = b".wh..wh.plnk/"
 """Where aufs keeps the inodes of its pseudo-links; a layer tar may hard-link to files below it."""
 
@@ -34,6 +37,10 @@ class WhiteoutFormat(enum.Enum):
     """0/0 character devices and ``user.overlay.opaque``, for mounts with ``userxattr``."""
     AUFS = "aufs"
     """As in the tar: ``.wh.`` files."""
+
+    @property
+    def is_overlay(self) -> bool:
+        return self in _XATTR_PREFIX
 
     @property
     def xattr_prefix(self) -> bytes:
@@ -83,13 +90,13 @@ def mark_of(path: bytes, entry: bytes | None = None) -> Mark | None:
     hidden = base[len(PREFIX) :]
     if hidden in (b"", b".", b".."):
         raise PathEscape("a whiteout of no name inside its directory", entry=culprit)
-    return Mark(MarkKind.WHITEOUT, directory + b"/" + hidden if directory else hidden)
+    return Mark(MarkKind.WHITEOUT, join(directory, hidden))
 
 
 def whiteout_path(path: bytes) -> bytes:
     """The name of the whiteout of ``path`` in a layer tar."""
     directory, base = split(path)
-    return (directory + b"/" if directory else b"") + PREFIX + base
+    return join(directory, PREFIX + base)
 
 
 def escape_xattr(name: bytes, whiteouts: WhiteoutFormat) -> bytes:

@@ -16,7 +16,8 @@ import sys
 from collections.abc import Sequence
 
 from layerfs.cli.command import Command, Parser, Session, UsageError, did_you_mean
-from layerfs.errors import LayerfsError, SystemFailure, from_os_error
+from layerfs.cli.complaint import complain, say
+from layerfs.errors import LayerfsError, from_os_error
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -68,13 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except LayerfsError as error:
-        return _fail(error)
+        return complain(error)
     except OSError as error:
-        return _fail(from_os_error(error, "go on"))
+        return complain(from_os_error(error, "go on"))
     except Exception as error:
         if os.environ.get("LAYERFS_DEBUG"):
             raise
-        _say(
+        say(
             f"internal error: {type(error).__name__}: {error}",
             "this is a fault in layerfs; set LAYERFS_DEBUG=1 to see where",
         )
@@ -84,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     parser = _global_parser()
     args = parser.parse(argv)
+    if args.version:
+        print(f"layerfs {_version()}")
+        return 0
     if args.command is None:
         parser.print_help(sys.stderr)
         return UsageError.exit_code
@@ -102,7 +106,7 @@ def _global_parser() -> Parser:
     parser = Parser(
         prog="layerfs",
         usage="layerfs [--root DIR] [--runroot DIR] [--driver NAME] [--option K=V]... COMMAND ...",
-        description="The storage half of a container engine: image layers in, root file systems up, layers out.",
+        description="Image layers in, root file systems up, layers out: storage for containers.",
         epilog=_overview(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -112,12 +116,25 @@ def _global_parser() -> Parser:
     )
     parser.add_argument("--driver", metavar="NAME", help="the driver of a new store (LAYERFS_DRIVER)")
     parser.add_argument(
-        "--option", metavar="K=V", action="append", default=[], help="an option of the driver; may be repeated"
+        "--option",
+        metavar="K=V",
+        action="append",
+        default=[],
+        help="an option of the driver; may be repeated",
     )
     parser.add_argument("--version", action="store_true", help="print the version and end")
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("layerfs")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
 
 
 def _overview() -> str:
@@ -147,36 +164,6 @@ def _command(name: str) -> tuple[Command, str]:
 def _sentence(summary: str, details: str) -> str:
     first = summary[0].upper() + summary[1:] + "."
     return f"{first} {details}" if details else first
-
-
-def _fail(error: LayerfsError) -> int:
-    if os.environ.get("LAYERFS_DEBUG"):
-        import traceback
-
-        traceback.print_exception(error)
-    _say(str(error), error.hint or _hint_for(error))
-    return error.exit_code
-
-
-def _hint_for(error: LayerfsError) -> str:
-    """What to do about a refusal that knows no better itself."""
-    from errno import EACCES, EPERM
-
-    if isinstance(error, SystemFailure) and error.errno in (EPERM, EACCES) and os.geteuid() != 0:
-        return (
-            "this needs root, or a user namespace with a mount namespace: "
-            "unshare --map-auto --map-root-user --mount layerfs ..."
-        )
-    return ""
-
-
-def _say(message: str, hint: str) -> None:
-    try:
-        print(f"layerfs: {message}", file=sys.stderr)
-        if hint:
-            print(f"  hint: {hint}", file=sys.stderr)
-    except BrokenPipeError:
-        pass
 
 
 if __name__ == "__main__":

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
+
+from layerfs.cli.complaint import complain
+from layerfs.errors import InvalidInput, LayerfsError, translated
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -53,6 +59,54 @@ def plain(value: object) -> Json:
     if attrs.has(type(value)):
         return {field.name: plain(getattr(value, field.name)) for field in attrs.fields(type(value))}
     return str(value)
+
+
+@contextlib.contextmanager
+def binary(path: str | None) -> Iterator[BinaryIO]:
+    """Where a command writes bytes: the file ``path``, or standard output for ``-`` and None.
+
+    A regular file appears, or replaces the one that is there, when the block ends well.
+    """
+    if path is None or path == "-":
+        if sys.stdout.isatty():
+            raise InvalidInput("a tar is nothing for a terminal", hint="write it to a file: -o FILE")
+        yield sys.stdout.buffer
+        return
+    target = Path(path)
+    with translated(f"write {target}"):
+        if target.exists() and not target.is_file():
+            with target.open("wb") as file:
+                yield file
+            return
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with partial.open("xb") as file:
+                yield file
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def each(words: Sequence[str], remove: Callable[[str], Sequence[str]], *, as_json: bool) -> int:
+    """Remove one thing after another and print what went; the first failure gives the status, but
+    does not keep the rest from being tried."""
+    removed: list[str] = []
+    failed: dict[str, LayerfsError] = {}
+    for word in words:
+        try:
+            gone = remove(word)
+        except LayerfsError as error:
+            failed[word] = error
+            complain(error)
+            continue
+        removed += gone
+        if not as_json:
+            for name in gone:
+                line(name)
+    if as_json:
+        errors = [{"name": word, "error": str(error)} for word, error in failed.items()]
+        json_document({"removed": removed, "errors": errors})
+    return next((error.exit_code for error in failed.values()), 0)
 
 
 @attrs.frozen

@@ -10,9 +10,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import attrs
+
 from layerfs.errors import InvalidInput, MountFailed, translated
 from layerfs.linux import mount
 from layerfs.linux.flock import FileLock
+
+
+@attrs.frozen
+class _Bind:
+    root: Path
+    target: Path
+
+    def is_there(self) -> bool:
+        """Whether the target still shows the root: somebody may have unmounted it by hand."""
+        try:
+            return os.path.samefile(self.root, self.target)
+        except FileNotFoundError:
+            return False
 
 
 class Targets:
@@ -31,45 +46,43 @@ class Targets:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(self._directory / ".lock"):
             # Recorded first: a record without its bind is harmless, a bind without its record leaks.
-            self._write([*self._read(), target])
+            before = self._read()
+            self._write([*before, _Bind(root, target)])
             try:
                 mount.perform("bind", str(root), ("ro",) if read_only else (), target)
             except OSError as error:
-                self._write(self._read()[:-1])
+                self._write(before)
                 reason = error.strerror or str(error)
                 raise MountFailed(f"cannot mount at {target}: {reason}", errno=error.errno or 0) from error
 
-    def unbind(self, root: Path) -> None:
+    def unbind(self) -> None:
         """Undo the latest bind that is still there, if any is."""
         if not self._record.exists():
             return
-        with FileLock(self._directory / ".lock"), translated(f"unmount a target of {root}"):
-            targets = self._read()
-            undone = False
-            while targets and not undone:
-                if _same(targets[-1], root):
-                    mount.umount(targets[-1])
-                    undone = True
-                targets.pop()
-            self._write(targets)
+        with FileLock(self._directory / ".lock"):
+            binds = self._read()
+            while binds:
+                bind = binds[-1]
+                there = bind.is_there()
+                if there:
+                    with translated(f"unmount {bind.target}"):
+                        mount.umount(bind.target)
+                binds.pop()
+                self._write(binds)
+                if there:
+                    return
 
-    def _read(self) -> list[Path]:
+    def _read(self) -> list[_Bind]:
         try:
             text = self._record.read_bytes()
         except FileNotFoundError:
             return []
-        return [Path(os.fsdecode(line)) for line in text.split(b"\0") if line]
+        paths = [Path(os.fsdecode(path)) for path in text.split(b"\0")]
+        return [_Bind(root, target) for root, target in zip(paths[::2], paths[1::2], strict=True)]
 
-    def _write(self, targets: list[Path]) -> None:
-        if targets:
-            self._record.write_bytes(b"\0".join(os.fsencode(target) for target in targets))
+    def _write(self, binds: list[_Bind]) -> None:
+        if binds:
+            paths = [os.fsencode(path) for bind in binds for path in (bind.root, bind.target)]
+            self._record.write_bytes(b"\0".join(paths))
         else:
             self._record.unlink(missing_ok=True)
-
-
-def _same(target: Path, root: Path) -> bool:
-    """Whether ``target`` still shows ``root``: somebody may have unmounted it by hand."""
-    try:
-        return os.path.samefile(target, root)
-    except FileNotFoundError:
-        return False

@@ -22,6 +22,7 @@ import ctypes
 import errno
 import functools
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -131,6 +132,8 @@ def release(target: Path) -> None:
 
 # Overlay directories in options
 
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_TOKEN = re.compile(r"\\.|[^\\]", re.DOTALL)
 
 def escape_lower(path: str | Path) -> str:
     """``path`` as it stands in the value of ``lowerdir``; right for ``upperdir`` and ``workdir``, too.
@@ -142,16 +145,13 @@ def escape_lower(path: str | Path) -> str:
 
 def split_lower(value: str) -> list[str]:
     """The paths in the value of ``lowerdir``, topmost first, without their escapes."""
-    parts = [""]
-    characters = iter(value)
-    for character in characters:
-        if character == "\\":
-            parts[-1] += next(characters, "")
-        elif character == ":":
-            parts.append("")
+    paths = [""]
+    for token in _TOKEN.findall(value):
+        if token == ":":
+            paths.append("")
         else:
-            parts[-1] += character
-    return parts
+            paths[-1] += token[-1]
+    return paths
 
 
 class _Overlay:
@@ -166,7 +166,7 @@ class _Overlay:
             if key == "lowerdir":
                 self.lower = split_lower(value)
             elif key in ("upperdir", "workdir"):
-                self.directories[key] = "".join(split_lower(value.replace(":", "\\:")))
+                self.directories[key] = _ESCAPED.sub(r"\1", value)
             else:
                 self.rest.append(option)
 

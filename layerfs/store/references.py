@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from layerfs.ids import CacheID
-from layerfs.store.core import Core
 from layerfs.store.metadata import Database
 
-# What is named directly, then everything below it. A layer in the making keeps its parent.
+# What is named directly, then everything below it. A layer in the
+# making or being removed keeps its parent.
 _UNREFERENCED = """
 WITH RECURSIVE kept (cache_id) AS (
     SELECT layer FROM image_layers
     UNION SELECT layer FROM refs
     UNION SELECT parent FROM containers
-    UNION SELECT cache_id FROM layers WHERE state = 'creating'
+    UNION SELECT cache_id FROM layers WHERE state != 'ready'
     UNION SELECT layers.parent FROM layers JOIN kept USING (cache_id)
 )
 SELECT cache_id FROM layers
@@ -20,15 +20,15 @@ WHERE state = 'ready' AND cache_id NOT IN (SELECT cache_id FROM kept WHERE cache
 """
 
 
-def take(core: Core, cache_id: CacheID) -> int:
-    """Hold a layer for this process, inside a transaction. Returns what :func:`drop` wants."""
-    return core.db.insert("INSERT INTO refs (owner, layer) VALUES (?, ?)", core.owner.id, cache_id)
+def take(db: Database, owner: str, cache_id: CacheID) -> int:
+    """Hold a layer for an owner, inside a transaction. Returns what :func:`drop` wants."""
+    return db.insert("INSERT INTO refs (owner, layer) VALUES (?, ?)", owner, cache_id)
 
 
-def drop(core: Core, reference: int) -> None:
+def drop(db: Database, reference: int) -> None:
     """Hold it no more. The layer stays until a prune."""
-    with core.db.transaction():
-        core.db.execute("DELETE FROM refs WHERE id = ?", reference)
+    with db.transaction():
+        db.execute("DELETE FROM refs WHERE id = ?", reference)
 
 
 def unreferenced(db: Database) -> list[CacheID]:

@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -36,8 +36,9 @@ mount -t tmpfs scratch {scratch}
 for module in {modules}; do
     insmod {modules_root}/$(uname -r)/kernel/$module.ko || exit 1
 done
+{selinux}
 export TMPDIR={scratch} HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
-{exports}
+export LAYERFS_REQUIRE=all
 cd {root}
 {command} >{out} 2>&1
 echo $? >{status}
@@ -51,10 +52,13 @@ def run_pytest(
     work: Path,
     *,
     modules: Sequence[str],
-    env: Mapping[str, str] | None = None,
+    selinux: bool = False,
     timeout: float = 900,
 ) -> None:
-    """Run ``tests`` (pytest arguments) inside; fail unless every one of them ran and passed."""
+    """Run ``tests`` (pytest arguments) inside; fail unless every one of them ran and passed.
+
+    ``selinux``: with the policy of ``selinux.cil`` loaded, permissive.
+    """
     kernel = need.tool("linux.uml")
     need.tool("insmod")
     need.root()
@@ -68,9 +72,7 @@ def run_pytest(
             scratch=shlex.quote(str(scratch)),
             modules=" ".join(modules),
             modules_root=MODULES,
-            exports="\n".join(
-                f"export {k}={shlex.quote(v)}" for k, v in {"LAYERFS_REQUIRE": "all", **(env or {})}.items()
-            ),
+            selinux=_load_policy(work) if selinux else "",
             root=shlex.quote(str(ROOT)),
             command=shlex.join(command),
             out=shlex.quote(str(out)),
@@ -100,6 +102,14 @@ def run_pytest(
     if not status.exists():
         pytest.fail("the kernel stopped early:\n" + console.stdout.decode(errors="replace")[-4000:])
     _check(report, out.read_text(errors="replace"))
+
+
+def _load_policy(work: Path) -> str:
+    """Shell commands that load the policy of ``selinux.cil``, compiled here."""
+    source, policy = Path(__file__).with_name("selinux.cil"), work / "policy"
+    compile = [need.tool("secilc"), "-c", "33", "-o", str(policy), "-f", "/dev/null", str(source)]
+    subprocess.run(compile, check=True)
+    return f"mount -t selinuxfs selinuxfs /sys/fs/selinux && cat {shlex.quote(str(policy))} >/sys/fs/selinux/load"
 
 
 def _check(report: Path, out: str) -> None:

@@ -1,0 +1,78 @@
+"""Opens whatever an image comes in: a directory, a tar, a compressed tar, a stream."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from layerfs.archive.compression import Compression, detect, open_decompressed
+from layerfs.archive.streams import CHUNK
+from layerfs.image.directory import DirectorySource
+from layerfs.image.source import Source
+from layerfs.image.tarball import TarSource
+from layerfs.progress import Progress
+
+_MAGIC = 16
+"""Bytes that tell any compression."""
+
+
+@contextmanager
+def open_source(source: Path | BinaryIO, scratch: Path, progress: Progress) -> Iterator[Source]:
+    """The archive at a path or in a stream.
+
+    What cannot be read in place (a pipe, a compressed tar) is first written to an unnamed file in
+    ``scratch``, since an image is read by jumping about. A stream is read from where it stands, and
+    not closed.
+    """
+    opened = _open(source, scratch, progress)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def _open(source: Path | BinaryIO, scratch: Path, progress: Progress) -> Source:
+    if not isinstance(source, Path):
+        name = getattr(source, "name", None)
+        return _open_tar(source, name if isinstance(name, str) else "stream", scratch, progress)
+    if source.is_dir():
+        return DirectorySource(source)
+    with open(source, "rb") as file:
+        return _open_tar(file, str(source), scratch, progress)
+
+
+def _open_tar(file: BinaryIO, label: str, scratch: Path, progress: Progress) -> Source:
+    start = _plain_from(file)
+    if start is not None:
+        return TarSource(os.dup(file.fileno()), label, start)
+    return TarSource(_spool(open_decompressed(file), label, scratch, progress), label)
+
+
+def _plain_from(file: BinaryIO) -> int | None:
+    """Where the tar begins in a regular file; None for anything that must be spooled."""
+    try:
+        fd = file.fileno()
+    except OSError:  # io.UnsupportedOperation: a stream without a file, such as BytesIO
+        return None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return None
+    start = file.tell()
+    return start if detect(os.pread(fd, _MAGIC, start)) is Compression.NONE else None
+
+
+def _spool(stream: BinaryIO, label: str, scratch: Path, progress: Progress) -> int:
+    """Write a stream to an unnamed file; its descriptor."""
+    import tempfile
+
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        done = 0
+        while chunk := stream.read(CHUNK):
+            file.write(chunk)
+            done += len(chunk)
+            progress(label, done, None)
+        file.flush()
+        return os.dup(file.fileno())

@@ -1,0 +1,142 @@
+"""An image archive that is a tar: read in place through an index of its members."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import BinaryIO, cast
+
+import attrs
+
+from layerfs.archive.entry import Entry, EntryType
+from layerfs.archive.names import normalise
+from layerfs.archive.reader import TarReader
+from layerfs.errors import ImageError, show
+
+MAX_MEMBERS = 100_000
+"""Far more than any image has; what an index may cost in memory is bounded by it."""
+MAX_NAME = 4096
+"""Bytes of a member's name (``PATH_MAX``)."""
+MAX_LINKS = 8
+"""Links followed from one name."""
+
+_BUFFER = 256 * 1024
+
+
+class Section(io.RawIOBase):
+    """The bytes of a file from ``offset`` on, ``size`` of them (None: to its end).
+
+    It keeps a position of its own (``pread``), so many may be read at once.
+    """
+
+    def __init__(self, fd: int, offset: int, size: int | None) -> None:
+        super().__init__()
+        self._fd, self._offset, self._left = fd, offset, size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        view = memoryview(buffer)
+        if self._left is not None:
+            view = view[: self._left]
+        count = os.preadv(self._fd, [view], self._offset)
+        self._offset += count
+        if self._left is not None:
+            self._left -= count
+        return count
+
+
+@attrs.frozen
+class _Member:
+    offset: int
+    size: int
+    trouble: str = ""
+    """Why it cannot be read, for the one who asks for it."""
+
+
+class TarSource:
+    """The members of the uncompressed tar that begins at ``start`` of the file ``fd``, which is the
+    source's from now on. Links are followed inside the tar only: ``docker save`` writes a layer that
+    two images share once, and symbolic links ``../<id>/layer.tar`` for the rest."""
+
+    def __init__(self, fd: int, label: str, start: int = 0) -> None:
+        self.label = label
+        self._fd = fd
+        self._members: dict[bytes, _Member] = {}
+        self._links: dict[bytes, bytes | None] = {}
+        try:
+            self._index(start)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def has(self, name: bytes) -> bool:
+        return name in self._members or name in self._links
+
+    def open(self, name: bytes) -> tuple[BinaryIO, int]:
+        member = self._members.get(self._follow(name))
+        if member is None:
+            raise ImageError(f"{self.label}: {show(name)}: no such file in the archive")
+        if member.trouble:
+            raise ImageError(f"{self.label}: {show(name)}: {member.trouble}")
+        section = Section(self._fd, member.offset, member.size)
+        return io.BufferedReader(section, _BUFFER), member.size
+
+    def top(self) -> list[bytes]:
+        return sorted({name.partition(b"/")[0] for name in (*self._members, *self._links)})
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _index(self, start: int) -> None:
+        stream = io.BufferedReader(Section(self._fd, start, None), _BUFFER)
+        reader = TarReader(cast(BinaryIO, stream), where=self.label)
+        position = start
+        for entry in reader:
+            position += len(reader.head())
+            self._add(entry, position)
+            position += entry.payload
+            if reader.number >= MAX_MEMBERS:
+                raise ImageError(f"{self.label}: more than {MAX_MEMBERS} members: not an image")
+
+    def _add(self, entry: Entry, position: int) -> None:
+        name = normalise(entry.name)
+        if len(name) > MAX_NAME:
+            raise ImageError(f"{self.label}: a member's name of {len(name)} bytes: not an image")
+        if entry.type is EntryType.FILE:
+            trouble = "stored as a sparse file" if entry.sparse is not None else ""
+            if self.has(name):
+                # Readers differ in which one counts, so what was checked could not be what is used.
+                trouble = "there is more than one member of this name"
+            self._members[name] = _Member(position, entry.size, trouble)
+        elif entry.type is EntryType.HARDLINK:
+            self._links[name] = normalise(entry.linkname)
+        elif entry.type is EntryType.SYMLINK:
+            self._links[name] = _beside(name, entry.linkname)
+
+    def _follow(self, name: bytes) -> bytes:
+        current = name
+        for _ in range(MAX_LINKS):
+            if current not in self._links:
+                return current
+            target = self._links[current]
+            if target is None:
+                raise ImageError(f"{self.label}: {show(name)}: a link that points out of the archive")
+            current = target
+        raise ImageError(f"{self.label}: {show(name)}: links that lead in circles")
+
+
+def _beside(name: bytes, target: bytes) -> bytes | None:
+    """The member a symbolic link ``name`` points to; None when that lies outside the archive."""
+    if target.startswith(b"/"):
+        return None
+    parts = name.split(b"/")[:-1]
+    for part in target.split(b"/"):
+        if part == b"..":
+            if not parts:
+                return None
+            parts.pop()
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts)

@@ -1,0 +1,63 @@
+"""Extended attributes by file descriptor, and by name in an open directory; links are not followed.
+
+There is no ``setxattrat`` before Linux 6.13. ``/proc/self/fd/N/NAME`` stands for it: the magic link leads to
+the very directory that is open, and the ``l`` calls do not follow the last component.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+
+# The attribute went away between listing and reading, or the file system has none at all.
+_ABSENT = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
+
+
+def read_all(file: int | bytes) -> dict[bytes, bytes]:
+    """All attributes of an open file (not ``O_PATH``) or of the file a path names, which may be a link.
+
+    Empty where the file system keeps none. ``trusted.*`` is seen only with CAP_SYS_ADMIN.
+    """
+    follow = isinstance(file, int)
+    try:
+        names = os.listxattr(file, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return {}
+        raise
+    found: dict[bytes, bytes] = {}
+    for name in names:
+        try:
+            found[os.fsencode(name)] = os.getxattr(file, name, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+    return found
+
+
+def read_at(dir_fd: int, name: bytes) -> dict[bytes, bytes]:
+    """:func:`read_all` of ``name``, one component, in the directory ``dir_fd``."""
+    return read_all(path_at(dir_fd, name))
+
+
+def write_at(dir_fd: int, name: bytes, xattrs: Mapping[bytes, bytes]) -> None:
+    """Set attributes of ``name``, one component, in the directory ``dir_fd``; others stay."""
+    path = path_at(dir_fd, name)
+    for attribute, value in xattrs.items():
+        os.setxattr(path, attribute, value, follow_symlinks=False)
+
+
+def read_one(file: int | bytes, attribute: bytes) -> bytes | None:
+    """One attribute of an open file or of the file a path names; None where there is none."""
+    try:
+        return os.getxattr(file, attribute, follow_symlinks=isinstance(file, int))
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
+
+
+def path_at(dir_fd: int, name: bytes) -> bytes:
+    """A path that leads to ``name`` in the open directory ``dir_fd``, for calls without a ``dir_fd``."""
+    return b"/proc/self/fd/%d/%s" % (dir_fd, name)

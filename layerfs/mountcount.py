@@ -1,0 +1,181 @@
+"""Counted mounts: the first user mounts, the last one unmounts, whichever processes they live in.
+
+A runtime's command ends while its container runs, so the count is a file below the runroot, one an
+id, guarded by flock(2) upon itself. The file is there exactly while the count is above 0::
+
+    "%08d %s %s\\0"      count, "ro" or "rw", target
+
+Nothing is believed that the kernel does not confirm. The count is written *before* the first mount and
+removed *after* the last unmount, so that a process killed in between leaves a count without a mount,
+never the reverse. A count without a mount (also after a reboot, or when somebody else unmounted) is
+none: the next ``get`` mounts afresh. A mount without a count (somebody emptied the runroot) is adopted
+by the next ``get``. What cannot be known is whether a process that was killed *after* its ``get`` still
+wants the mount, because a container outlives the command that started it: that count stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+
+from layerfs.errors import MountBusy
+from layerfs.linux.mountinfo import holders, is_mount
+
+
+@attrs.frozen
+class _Record:
+    """What a count file says."""
+
+    count: int
+    read_only: bool
+    target: Path
+
+    @classmethod
+    def read(cls, fd: int) -> _Record | None:
+        """None: the file holds nothing yet."""
+        text = os.pread(fd, 8192, 0).partition(b"\0")[0]
+        if not text:
+            return None
+        count, mode, target = text.split(b" ", 2)
+        return cls(int(count), mode == b"ro", Path(os.fsdecode(target)))
+
+    def write(self, fd: int) -> None:
+        """One write of a few bytes, which a killed process has made whole or not at all. What a
+        longer record left behind the NUL is of no account."""
+        mode = "ro" if self.read_only else "rw"
+        os.pwrite(fd, os.fsencode(f"{self.count:08} {mode} {self.target}\0"), 0)
+
+
+@attrs.frozen
+class MountCount:
+    """The counts of one driver's mounts, kept in ``directory``, which is made when needed.
+
+    For threads and processes at once; a second caller for the same id waits while the first one
+    mounts or unmounts. Methods raise ``OSError`` for the count file itself, and whatever the ``mount``
+    or ``unmount`` that was passed raises.
+    """
+
+    directory: Path
+
+    def get(self, id: str, target: Path, mount: Callable[[], None], *, read_only: bool) -> None:
+        """Count one more user of ``target``, calling ``mount`` if nothing is mounted there.
+
+        A read-only mount asked for as writable is :class:`MountBusy`; a writable one asked for
+        read-only is shared as it is. When ``mount`` raises, nothing is counted.
+        """
+        with self._locked(id, create=True) as (file, fd):
+            record = self._current(fd, target)
+            if record is None:
+                _Record(1, read_only, target).write(fd)
+                try:
+                    mount()
+                except BaseException:
+                    file.unlink()
+                    raise
+                return
+            if record.read_only and not read_only:
+                if record.count == 0:
+                    file.unlink()
+                raise MountBusy(
+                    f"{id} is mounted read-only at {target}, so it cannot be mounted writable",
+                    holders=[str(holder) for holder in holders(target)],
+                    hint="unmount it first",
+                )
+            attrs.evolve(record, count=record.count + 1).write(fd)
+
+    def put(self, id: str, target: Path, unmount: Callable[[], None]) -> None:
+        """Count one user less, calling ``unmount`` for the last. Without a ``get`` it does nothing.
+
+        When ``unmount`` raises, the user stays counted, and ``put`` can be tried again.
+        """
+        with self._locked(id, create=False) as (file, fd):
+            record = self._current(fd, target)
+            if record is not None and record.count > 1:
+                attrs.evolve(record, count=record.count - 1).write(fd)
+                return
+            if record is not None and record.count == 1:
+                unmount()
+            file.unlink(missing_ok=True)
+
+    def count(self, id: str) -> int:
+        """How many users the mount of ``id`` has; 0 when it is not mounted. Waits for nobody."""
+        try:
+            fd = os.open(self.directory / id, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            record = _Record.read(fd)
+        finally:
+            os.close(fd)
+        return record.count if record is not None and is_mount(record.target) else 0
+
+    def mounted_ids(self) -> list[str]:
+        """The ids whose count is above 0, sorted."""
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(id for id in os.listdir(self.directory) if self.count(id))
+        return []
+
+    @contextlib.contextmanager
+    def unused(self, id: str, target: Path) -> Iterator[None]:
+        """Hold off every ``get`` of ``id`` while it is removed in the block.
+
+        :class:`MountBusy`, naming who keeps it, when it has users.
+        """
+        with self._locked(id, create=True) as (file, fd):
+            record = self._current(fd, target)
+            if record is not None and record.count > 0:
+                names = [str(holder) for holder in holders(target)]
+                used = f"by {', '.join(names)}" if names else "by nobody that can be seen"
+                raise MountBusy(
+                    f"{id} is mounted at {target} (count {record.count}), kept {used}",
+                    holders=names,
+                    hint="unmount it first",
+                )
+            try:
+                yield
+            finally:
+                file.unlink()
+
+    def _current(self, fd: int, target: Path) -> _Record | None:
+        """The record as far as the kernel bears it out; None when nothing is mounted."""
+        if not is_mount(target):
+            return None
+        record = _Record.read(fd)
+        if record is not None:
+            return record
+        read_only = bool(os.statvfs(target).f_flag & os.ST_RDONLY)
+        return _Record(0, read_only, target)
+
+    @contextlib.contextmanager
+    def _locked(self, id: str, *, create: bool) -> Iterator[tuple[Path, int]]:
+        """The count file of ``id``, locked. Without ``create`` the block may find the file gone."""
+        file = self.directory / id
+        if create:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        while True:
+            fd = os.open(file, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if not _is_at(file, fd):
+                    # Whoever held the lock removed the file: the name belongs to another one now.
+                    continue
+                try:
+                    yield file, fd
+                    return
+                finally:
+                    # Closing is not enough when a child made meanwhile shares the descriptor.
+                    fcntl.flock(fd, fcntl.LOCK_UN)
+            finally:
+                os.close(fd)
+
+
+def _is_at(file: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(file), os.fstat(fd))
+    except FileNotFoundError:
+        return False

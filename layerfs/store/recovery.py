@@ -1,0 +1,77 @@
+"""What an unclean end leaves behind: found by its owner's death, undone or finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from layerfs.errors import LayerfsError, translated
+from layerfs.ids import CacheID, MountID
+from layerfs.store.core import Core
+from layerfs.store.owner import dead_owners
+from layerfs.store.removal import remove_container, remove_layer
+
+
+@attrs.frozen
+class _Leftover:
+    """A driver's layers to remove."""
+
+    unfinished: bool
+    """It was being made: a mount that filled it may still be there."""
+    layer: CacheID | None = None
+    mount: MountID | None = None
+    init: MountID | None = None
+
+
+def recover(core: Core, *, retry: bool = False) -> list[LayerfsError]:
+    """Remove what dead owners were creating or removing, and forget the layers they held.
+
+    ``retry``: also what an earlier removal could not remove. Several processes may recover at once: each
+    leftover goes to one of them. Errors are returned; what raised them stays to be tried again.
+    """
+    dead = dead_owners(core.db, core.root / "owners")
+    if not dead and not retry:
+        return []
+    errors = []
+    for leftover in _adopt(core, dead, retry=retry):
+        try:
+            _remove(core, leftover)
+        except LayerfsError as error:
+            errors.append(error)
+    return errors
+
+
+def _adopt(core: Core, dead: Sequence[str], *, retry: bool) -> list[_Leftover]:
+    """Make the leftovers ours. Containers come first and children before parents, to be removed so."""
+    me = core.owner.id
+    marks = ", ".join("?" * len(dead))
+    mine = f"(owner IN ({marks}) {'OR owner IS NULL' if retry else ''})"
+    condition = f"state != 'ready' AND {mine}"
+    with core.db.transaction():
+        containers = core.db.rows(
+            f"SELECT state, mount_id, init_id FROM containers WHERE {condition}", *dead
+        )
+        layers = core.db.rows(
+            f"SELECT state, cache_id FROM layers WHERE {condition} ORDER BY depth DESC", *dead
+        )
+        for table in ("containers", "layers"):
+            core.db.execute(f"UPDATE {table} SET state = 'removing', owner = ? WHERE {condition}", me, *dead)
+        core.db.execute(f"DELETE FROM owners WHERE id IN ({marks})", *dead)
+    return [
+        *(_Leftover(state == "creating", mount=mount, init=init) for state, mount, init in containers),
+        *(_Leftover(state == "creating", layer=layer) for state, layer in layers),
+    ]
+
+
+def _remove(core: Core, leftover: _Leftover) -> None:
+    if leftover.unfinished:
+        # Whoever died while filling a layer may have it mounted, once.
+        for id in (leftover.layer, leftover.init):
+            if id is not None:
+                with translated(f"unmount {id}"):
+                    core.driver.put(id)
+    if leftover.layer is not None:
+        remove_layer(core, leftover.layer)
+    if leftover.mount is not None:
+        remove_container(core, leftover.mount, leftover.init)

@@ -1,0 +1,69 @@
+"""Taking a layer or a container away: its row says ``removing``, the driver removes, the row goes.
+
+Killed anywhere in between, the row is left with a dead owner and the next opening goes on from there;
+a driver's ``remove`` can be repeated. What a driver refuses to remove stays ``removing`` without an owner,
+to be tried again by a prune; only what was ready and is merely mounted becomes ready again.
+"""
+
+from __future__ import annotations
+
+from layerfs.errors import LayerfsError, LayerInUse, MountBusy, translated
+from layerfs.ids import CacheID, MountID
+from layerfs.store import references
+from layerfs.store.core import Core
+
+
+def remove_layer(core: Core, cache_id: CacheID, *, intact: bool = False) -> None:
+    """Remove a layer whose row is ``removing`` and ours. ``intact``: it was ready until now."""
+    try:
+        _refuse_used(core, cache_id)
+        with translated(f"remove layer {cache_id}"):
+            core.driver.remove(cache_id)
+            core.record_path(cache_id).unlink(missing_ok=True)
+    except LayerfsError as error:
+        untouched = intact and isinstance(error, MountBusy | LayerInUse)
+        _let_go(core, "layers", "cache_id", cache_id, ready=untouched)
+        raise
+    with core.db.transaction():
+        core.db.execute("DELETE FROM layers WHERE cache_id = ?", cache_id)
+
+
+def remove_container(
+    core: Core, mount_id: MountID, init_id: MountID | None, *, intact: bool = False
+) -> None:
+    """Remove a container whose row is ``removing`` and ours. ``intact``: it was ready until now."""
+    try:
+        with translated(f"remove container layer {mount_id}"):
+            core.driver.remove(mount_id)
+    except LayerfsError as error:
+        _let_go(core, "containers", "mount_id", mount_id, ready=intact and isinstance(error, MountBusy))
+        raise
+    try:
+        if init_id is not None:
+            with translated(f"remove init layer {init_id}"):
+                core.driver.remove(init_id)
+    except LayerfsError:
+        _let_go(core, "containers", "mount_id", mount_id, ready=False)
+        raise
+    with core.db.transaction():
+        core.db.execute("DELETE FROM containers WHERE mount_id = ?", mount_id)
+
+
+def _refuse_used(core: Core, cache_id: CacheID) -> None:
+    """A parent goes after its children; one that could not be removed keeps it."""
+    children = core.db.rows(
+        "SELECT cache_id FROM layers WHERE parent = ? UNION ALL SELECT mount_id FROM containers WHERE parent = ?",
+        cache_id,
+        cache_id,
+    )
+    if children:
+        users = references.users(core.db, cache_id) or [f"driver layer {child}" for (child,) in children]
+        raise LayerInUse(f"layer {cache_id} is still used by {', '.join(users)}", users=users)
+
+
+def _let_go(core: Core, table: str, key: str, value: str, *, ready: bool) -> None:
+    with core.db.transaction():
+        core.db.execute(f"UPDATE {table} SET owner = NULL WHERE {key} = ?", value)
+        if ready:
+            # OR IGNORE: its chainID or name may have been given anew while it was being removed.
+            core.db.execute(f"UPDATE OR IGNORE {table} SET state = 'ready' WHERE {key} = ?", value)

@@ -1,0 +1,164 @@
+"""Hypothesis strategies for layers.
+
+Names come from a small alphabet, so that entries meet: the interesting layers are those that make a
+path twice, replace a directory by a file, or hide what another layer made. Now and then a name is odd.
+
+::
+
+    @given(chain=strategies.chains())
+    def test_driver_agrees_with_the_model(chain): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+from hypothesis import strategies as st
+
+from layerfs.archive.entry import NO_XATTRS, Entry, EntryType
+from layerfs.errors import ArchiveError
+from layerfs.testing.entries import ACL, CAP_NET_RAW, DAY, hard_link, opaque, symlink, whiteout
+from layerfs.testing.model import EMPTY, Item, apply
+
+PLAIN = (b"a", b"b", b"c")
+ODD = (
+    b"sp ace",
+    b"co:lon,comma",
+    b"back\\slash",
+    b"new\nline",
+    b"\xff\xfe",
+    "gr\u00fc\u00dfe \u2713".encode(),
+    b"..a",
+    b"-rf",
+    b"a=1",
+    b"l" * 120,
+    b"m" * 255,
+)
+
+
+def components() -> st.SearchStrategy[bytes]:
+    """One name; four out of five are plain."""
+    plain = st.sampled_from(PLAIN)
+    return st.one_of(plain, plain, plain, plain, st.sampled_from(ODD))
+
+
+def paths(most: int = 3) -> st.SearchStrategy[bytes]:
+    """A path of up to ``most`` components."""
+    return st.lists(components(), min_size=1, max_size=most).map(b"/".join)
+
+
+_MODES = (0o644, 0o755, 0o600, 0o000, 0o4755, 0o2755, 0o6711, 0o1777, 0o7777)
+_IDS = (0, 1000, 65534, 2_097_152, 4_000_000_000)
+_TIMES = (0, 1, DAY, DAY + 1, 1_000_000_000, 5_000_000_000_000_000_000, -1, -1_500_000_000)
+
+
+@st.composite
+def _described(draw: st.DrawFn, name: bytes, kind: EntryType) -> Entry:
+    xattrs = draw(_xattrs(kind))
+    entry = Entry(
+        name=name,
+        type=kind,
+        mode=draw(st.sampled_from(_MODES)),
+        uid=draw(st.sampled_from(_IDS)),
+        gid=draw(st.sampled_from(_IDS)),
+        mtime_ns=draw(st.sampled_from(_TIMES)),
+        xattrs=xattrs,
+    )
+    # The group bits of the mode are the mask of an ACL; a tar that says otherwise has no one meaning.
+    return attrs.evolve(entry, mode=0o775) if b"system.posix_acl_access" in xattrs else entry
+
+
+def _xattrs(kind: EntryType) -> st.SearchStrategy[Mapping[bytes, bytes]]:
+    """Mostly none. ``user.*`` and ACLs only where the kernel takes them: xattr(7)."""
+    value = st.sampled_from((b"", b"value", b"\0\xff\n=", b"v" * 300))
+    known: list[st.SearchStrategy[tuple[bytes, bytes]]] = [st.tuples(st.just(b"trusted.layerfs"), value)]
+    if kind in (EntryType.FILE, EntryType.DIRECTORY):
+        known.append(st.tuples(st.sampled_from((b"user.one", "user.\u00fc".encode())), value))
+        known.append(st.just((b"system.posix_acl_access", ACL)))
+        known.append(st.tuples(st.just(b"trusted.overlay.opaque"), st.just(b"y")))
+    if kind is EntryType.FILE:
+        known.append(st.just((b"security.capability", CAP_NET_RAW)))
+    if kind is EntryType.DIRECTORY:
+        known.append(st.just((b"system.posix_acl_default", ACL)))
+    some = st.lists(st.one_of(known), min_size=1, max_size=2).map(dict)
+    none = st.just(NO_XATTRS)
+    return st.one_of(none, none, none, some)
+
+
+@st.composite
+def _directory(draw: st.DrawFn) -> Item:
+    name = draw(st.one_of(paths(), paths(), paths(), st.just(b"")))
+    return draw(_described(name, EntryType.DIRECTORY)), b""
+
+
+@st.composite
+def _file(draw: st.DrawFn) -> Item:
+    content = draw(st.sampled_from((b"", b"one\n", b"two\n", b"a block and more" * 300)))
+    entry = draw(_described(draw(paths()), EntryType.FILE))
+    return attrs.evolve(entry, size=len(content)), content
+
+
+@st.composite
+def _special(draw: st.DrawFn) -> Item:
+    kind = draw(st.sampled_from((EntryType.FIFO, EntryType.CHARDEV, EntryType.BLOCKDEV)))
+    entry = draw(_described(draw(paths()), kind))
+    device = (0, 0) if kind is EntryType.FIFO else draw(st.sampled_from(((1, 3), (259, 70_000), (8, 0))))
+    return attrs.evolve(entry, device=device), b""
+
+
+def _symlink() -> st.SearchStrategy[Item]:
+    inside = st.one_of(paths(2), paths(1).map(lambda p: b"../" + p))
+    odd = st.sampled_from((b"/a", b"..", b".", b"nowhere/at/all", b"/"))
+    targets = st.one_of(inside, inside, odd)
+    return st.builds(symlink, paths(), targets, uid=st.sampled_from(_IDS), mtime_ns=st.sampled_from(_TIMES))
+
+
+def _spelled() -> st.SearchStrategy[bytes]:
+    """What may stand before a name in a tar without a meaning."""
+    return st.sampled_from((b"", b"", b"", b"./", b"/", b".//"))
+
+
+@st.composite
+def any_layers(draw: st.DrawFn, most: int = 12) -> list[Item]:
+    """Entries as they come: many of these layers have to be refused."""
+    items: list[Item] = []
+    for _ in range(draw(st.integers(0, most))):
+        entry, content = draw(_item([entry.name for entry, _ in items]))
+        spelled = draw(_spelled()) + entry.name
+        items.append((attrs.evolve(entry, name=spelled or b"./"), content))
+    return items
+
+
+def _item(earlier: list[bytes]) -> st.SearchStrategy[Item]:
+    """``earlier``: names that a hard link may want."""
+    targets = st.sampled_from(earlier) if earlier else paths()
+    return st.one_of(
+        _directory(),
+        _directory(),
+        _file(),
+        _file(),
+        _special(),
+        _symlink(),
+        st.builds(hard_link, paths(), targets),
+        paths().map(whiteout),
+        st.one_of(st.just(b""), paths(2)).map(opaque),
+    )
+
+
+@st.composite
+def layers(draw: st.DrawFn, most: int = 12) -> list[Item]:
+    """A layer that can be applied."""
+    items: list[Item] = []
+    for item in draw(any_layers(most)):
+        try:
+            apply(EMPTY, [*items, item])
+        except ArchiveError:
+            continue
+        items.append(item)
+    return items
+
+
+def chains(most: int = 4) -> st.SearchStrategy[list[list[Item]]]:
+    """Layers upon one another, the first first."""
+    return st.lists(layers(), min_size=1, max_size=most)
