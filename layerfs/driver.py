@@ -56,8 +56,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import attrs
-from layerfs.archive.changes import Change
 
+from layerfs.archive.changes import Change
 from layerfs.ids import GraphID
 
 

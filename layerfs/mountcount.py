@@ -1,16 +1,20 @@
 """Counted mounts: the first user mounts, the last one unmounts, whichever processes they live in.
 
 A runtime's command ends while its container runs, so the count is a file below the runroot, one an
-id, guarded by flock(2) upon itself. The file is there exactly while the count is above 0::
+id, guarded by flock(2) upon itself. It is removed when the last user has gone::
 
     "%08d %s %s\\0"      count, "ro" or "rw", target
 
-Nothing is believed that the kernel does not confirm. The count is written *before* the first mount and
-removed *after* the last unmount, so that a process killed in between leaves a count without a mount,
-never the reverse. A count without a mount (also after a reboot, or when somebody else unmounted) is
-none: the next ``get`` mounts afresh. A mount without a count (somebody emptied the runroot) is adopted
-by the next ``get``. What cannot be known is whether a process that was killed *after* its ``get`` still
-wants the mount, because a container outlives the command that started it: that count stays.
+Nothing is believed that the kernel does not confirm, and a process may be killed between any two steps:
+
+- A count without a mount is none. So it is after a reboot, or when somebody else unmounted: the next
+  ``get`` mounts afresh.
+- A count of 0 stands there while somebody mounts or unmounts. Found together with a mount, he was killed
+  half-way: what he left is taken away by the next ``get``, which mounts afresh.
+- A mount without a file (somebody emptied the runroot) may be in use: the next ``get`` adopts it.
+
+What cannot be known is whether a process that was killed *after* its ``get`` still wants the mount,
+because a container outlives the command that started it: that count stays.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from pathlib import Path
 import attrs
 
 from layerfs.errors import MountBusy
+from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import holders, is_mount
 
 
@@ -68,39 +73,44 @@ class MountCount:
         A read-only mount asked for as writable is :class:`MountBusy`; a writable one asked for
         read-only is shared as it is. When ``mount`` raises, nothing is counted.
         """
-        with self._locked(id, create=True) as (file, fd):
-            record = self._current(fd, target)
+        with self._locked(id) as (file, fd):
+            record = _current(fd, target)
             if record is None:
-                _Record(1, read_only, target).write(fd)
+                _Record(0, read_only, target).write(fd)
                 try:
                     mount()
                 except BaseException:
                     file.unlink()
                     raise
-                return
-            if record.read_only and not read_only:
-                if record.count == 0:
-                    file.unlink()
+                _Record(1, read_only, target).write(fd)
+            elif record.read_only and not read_only:
                 raise MountBusy(
-                    f"{id} is mounted read-only at {target}, so it cannot be mounted writable",
+                    f"{id} is mounted read-only at {target}, so it cannot be had writable",
                     holders=[str(holder) for holder in holders(target)],
                     hint="unmount it first",
                 )
-            attrs.evolve(record, count=record.count + 1).write(fd)
+            else:
+                attrs.evolve(record, count=record.count + 1).write(fd)
 
     def put(self, id: str, target: Path, unmount: Callable[[], None]) -> None:
         """Count one user less, calling ``unmount`` for the last. Without a ``get`` it does nothing.
 
         When ``unmount`` raises, the user stays counted, and ``put`` can be tried again.
         """
-        with self._locked(id, create=False) as (file, fd):
-            record = self._current(fd, target)
-            if record is not None and record.count > 1:
+        with self._locked(id) as (file, fd):
+            record = _Record.read(fd) if is_mount(target) else None
+            if record is None:
+                file.unlink()
+            elif record.count > 1:
                 attrs.evolve(record, count=record.count - 1).write(fd)
-                return
-            if record is not None and record.count == 1:
-                unmount()
-            file.unlink(missing_ok=True)
+            elif record.count == 1:
+                attrs.evolve(record, count=0).write(fd)
+                try:
+                    unmount()
+                except BaseException:
+                    record.write(fd)
+                    raise
+                file.unlink()
 
     def count(self, id: str) -> int:
         """How many users the mount of ``id`` has; 0 when it is not mounted. Waits for nobody."""
@@ -122,56 +132,59 @@ class MountCount:
 
     @contextlib.contextmanager
     def unused(self, id: str, target: Path) -> Iterator[None]:
-        """Hold off every ``get`` of ``id`` while it is removed in the block.
+        """Hold off every ``get`` of ``id`` while the block removes it.
 
-        :class:`MountBusy`, naming who keeps it, when it has users.
+        :class:`MountBusy`, naming who keeps it, when it has users. A mount that nobody is counted for
+        may still be there: the block takes it away.
         """
-        with self._locked(id, create=True) as (file, fd):
-            record = self._current(fd, target)
+        with self._locked(id) as (file, fd):
+            record = _Record.read(fd) if is_mount(target) else None
             if record is not None and record.count > 0:
                 names = [str(holder) for holder in holders(target)]
-                used = f"by {', '.join(names)}" if names else "by nobody that can be seen"
+                used = f", used by {', '.join(names)}" if names else ""
                 raise MountBusy(
-                    f"{id} is mounted at {target} (count {record.count}), kept {used}",
+                    f"{id} is mounted at {target} (count {record.count}){used}",
                     holders=names,
                     hint="unmount it first",
                 )
-            try:
-                yield
-            finally:
-                file.unlink()
-
-    def _current(self, fd: int, target: Path) -> _Record | None:
-        """The record as far as the kernel bears it out; None when nothing is mounted."""
-        if not is_mount(target):
-            return None
-        record = _Record.read(fd)
-        if record is not None:
-            return record
-        read_only = bool(os.statvfs(target).f_flag & os.ST_RDONLY)
-        return _Record(0, read_only, target)
+            yield
+            file.unlink()
 
     @contextlib.contextmanager
-    def _locked(self, id: str, *, create: bool) -> Iterator[tuple[Path, int]]:
-        """The count file of ``id``, locked. Without ``create`` the block may find the file gone."""
+    def _locked(self, id: str) -> Iterator[tuple[Path, int]]:
+        """The count file of ``id``, made if need be, open and locked."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = self.directory / id
-        if create:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
-            fd = os.open(file, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
+            fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 if not _is_at(file, fd):
-                    # Whoever held the lock removed the file: the name belongs to another one now.
+                    # Who held the lock removed the file: the next to come locks a new one.
                     continue
                 try:
                     yield file, fd
-                    return
                 finally:
                     # Closing is not enough when a child made meanwhile shares the descriptor.
                     fcntl.flock(fd, fcntl.LOCK_UN)
+                return
             finally:
                 os.close(fd)
+
+
+def _current(fd: int, target: Path) -> _Record | None:
+    """The record as far as the kernel bears it out; None when nothing is mounted, which after a
+    process that was killed half-way is made so."""
+    if not is_mount(target):
+        return None
+    record = _Record.read(fd)
+    if record is None:
+        return _Record(0, bool(os.statvfs(target).f_flag & os.ST_RDONLY), target)
+    if record.count == 0:
+        while is_mount(target):
+            umount(target, lazy=True)
+        return None
+    return record
 
 
 def _is_at(file: Path, fd: int) -> bool:

@@ -105,7 +105,7 @@ def main() -> None:
 
         subprocess.run(
             [
-                *("mmdebstrap", "--quiet", "--variant=minbase", "--customize-hook=rm -rf $1/dev/*"),
+                *("mmdebstrap", "--quiet", "--variant=minbase", "--skip=output/dev"),
                 *(release, str(work / "base.tar"), uri),
             ],
             check=True,

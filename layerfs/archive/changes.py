@@ -1,13 +1,24 @@
-"""The changeset between two trees: what was added, modified and deleted."""
+"""The changeset between two trees: what was added, modified and deleted.
+
+The order and what counts as a change are written down in ``docs/layer-semantics.md``, "Taking changes out".
+"""
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
-from collections.abc import Iterator
+import stat
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import attrs
+
+from layerfs.archive.compare import UNLISTED, is_untouched, layer_xattrs, metadata, same_content
+from layerfs.archive.names import join, split
+from layerfs.linux.openat2 import open_beneath
+from layerfs.linux.xattr import read_all, read_at
 
 
 class ChangeKind(enum.Enum):
@@ -24,3 +35,209 @@ class Change:
 
     path: bytes
     kind: ChangeKind
+
+
+def walk_changes(root: Path, parent: Path | None) -> Iterator[Change]:
+    """What leads from the tree ``parent`` (None: from nothing) to the tree ``root``, in order.
+
+    Both are whole root file systems. Cost: one look at every file of both, and the content of files
+    whose metadata are the same unless they are known as untouched (a snapshot's). Hard links can make
+    an early path a change because of a late one, so nothing is yielded before all was seen.
+
+    ``OSError`` with the path below the root. A name that vanishes meanwhile counts as not there.
+    """
+    with contextlib.ExitStack() as held:
+        new = held.enter_context(_opened_root(root))
+        old = held.enter_context(_opened_root(parent)) if parent is not None else None
+        kinds = _Comparison(new, old).run()
+    return iter(in_order(kinds))
+
+
+def in_order(kinds: dict[bytes, ChangeKind]) -> list[Change]:
+    """The changes, and the directories above them as modified, sorted: a parent before its children."""
+    for path in list(kinds):
+        above = split(path)[0]
+        while above and above not in kinds:
+            kinds[above] = ChangeKind.MODIFIED
+            above = split(above)[0]
+    return [Change(path, kinds[path]) for path in sorted(kinds, key=lambda path: path.split(b"/"))]
+
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+# O_NONBLOCK: what was a file may have become a fifo.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+Inode = tuple[int, int]
+
+
+class _Tree:
+    """One of the two trees: its root, open, and the names of each file that has several."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.names: defaultdict[Inode, set[bytes]] = defaultdict(set)
+        self._inodes: dict[bytes, Inode] = {}
+        self._expected: dict[Inode, int] = {}
+
+    @contextlib.contextmanager
+    def directory(self, path: bytes) -> Iterator[int]:
+        with _named(path):
+            fd = open_beneath(self._fd, path, _DIRECTORY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def members(self, path: bytes, fd: int) -> dict[bytes, os.stat_result]:
+        """What is in the directory ``path``, open as ``fd``."""
+        found: dict[bytes, os.stat_result] = {}
+        for name in map(os.fsencode, os.listdir(fd)):
+            try:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            found[name] = status
+            if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+                inode = (status.st_dev, status.st_ino)
+                self.names[inode].add(join(path, name))
+                self._inodes[join(path, name)] = inode
+                self._expected[inode] = status.st_nlink
+        return found
+
+    def links(self, path: bytes) -> set[bytes]:
+        """All names of the file ``path``."""
+        inode = self._inodes.get(path)
+        return {path} if inode is None else self.names[inode]
+
+    @property
+    def lacks_names(self) -> bool:
+        """Whether some file has more names than were seen."""
+        return any(len(self.names[inode]) < count for inode, count in self._expected.items())
+
+
+class _Comparison:
+    """One walk over both trees, directory by directory."""
+
+    def __init__(self, new: int, old: int | None) -> None:
+        self._new = _Tree(new)
+        self._old = _Tree(old) if old is not None else None
+        self._kinds: dict[bytes, ChangeKind] = {}
+        self._common: list[bytes] = []
+        """Paths that are the same in both trees but for their hard links."""
+        self._gone: list[bytes] = []
+        """Directories of the old tree that the new one has no more."""
+
+    def run(self) -> dict[bytes, ChangeKind]:
+        if self._old is None:
+            with self._new.directory(b"") as fd:
+                if metadata(os.fstat(fd)) != UNLISTED or layer_xattrs(read_all(fd)):
+                    self._kinds[b""] = ChangeKind.MODIFIED
+            self._add_all([b""])
+            return self._kinds
+        added: list[bytes] = []
+        pending = [b""]
+        while pending:
+            path = pending.pop()
+            with self._new.directory(path) as new_fd, self._old.directory(path) as old_fd, _named(path):
+                if not path:
+                    self._compare_roots(new_fd, old_fd)
+                pending.extend(self._compare(self._old, path, new_fd, old_fd, added))
+        self._add_all(added)
+        self._compare_links(self._old)
+        return self._kinds
+
+    def _compare_roots(self, new_fd: int, old_fd: int) -> None:
+        same = metadata(os.fstat(new_fd)) == metadata(os.fstat(old_fd))
+        if not same or layer_xattrs(read_all(new_fd)) != layer_xattrs(read_all(old_fd)):
+            self._kinds[b""] = ChangeKind.MODIFIED
+
+    def _compare(
+        self, old_tree: _Tree, path: bytes, new_fd: int, old_fd: int, added: list[bytes]
+    ) -> Iterator[bytes]:
+        """Compare what is in a directory of both trees; yields the directories that both have in it."""
+        new, old = self._new.members(path, new_fd), old_tree.members(path, old_fd)
+        for name, status in new.items():
+            member = join(path, name)
+            was = old.get(name)
+            if was is None:
+                self._kinds[member] = ChangeKind.ADDED
+            elif metadata(status) != metadata(was) or not _same(new_fd, old_fd, name, status, was):
+                self._kinds[member] = ChangeKind.MODIFIED
+            elif status.st_nlink > 1 or was.st_nlink > 1:
+                self._common.append(member)
+            if stat.S_ISDIR(status.st_mode):
+                if was is not None and stat.S_ISDIR(was.st_mode):
+                    yield member
+                else:
+                    added.append(member)
+        for name, was in old.items():
+            now = new.get(name)
+            if now is None:
+                self._kinds[join(path, name)] = ChangeKind.DELETED
+            if stat.S_ISDIR(was.st_mode) and (now is None or not stat.S_ISDIR(now.st_mode)):
+                self._gone.append(join(path, name))
+
+    def _add_all(self, directories: Iterable[bytes]) -> None:
+        """List everything in these directories as added."""
+        for path, _ in _walk(self._new, directories):
+            self._kinds[path] = ChangeKind.ADDED
+
+    def _compare_links(self, old: _Tree) -> None:
+        """A file that has other names than it had is modified under each of them."""
+        if old.lacks_names:
+            for _ in _walk(old, self._gone):
+                pass
+        for path in self._common:
+            if self._new.links(path) != old.links(path):
+                self._kinds[path] = ChangeKind.MODIFIED
+
+
+def _walk(tree: _Tree, directories: Iterable[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Everything in these directories of one tree."""
+    pending = list(directories)
+    while pending:
+        path = pending.pop()
+        with tree.directory(path) as fd, _named(path):
+            members = tree.members(path, fd)
+        for name, status in members.items():
+            member = join(path, name)
+            if stat.S_ISDIR(status.st_mode):
+                pending.append(member)
+            yield member, status
+
+
+def _same(new_fd: int, old_fd: int, name: bytes, new: os.stat_result, old: os.stat_result) -> bool:
+    """Whether two inodes of equal metadata are equal in all else."""
+    if is_untouched(new, old):
+        return True
+    if layer_xattrs(read_at(new_fd, name)) != layer_xattrs(read_at(old_fd, name)):
+        return False
+    if stat.S_ISLNK(new.st_mode):
+        return os.readlink(name, dir_fd=new_fd) == os.readlink(name, dir_fd=old_fd)
+    if stat.S_ISREG(new.st_mode) and new.st_size:
+        with _opened(name, _FILE, new_fd) as one, _opened(name, _FILE, old_fd) as two:
+            return same_content(one, two)
+    return True
+
+
+@contextlib.contextmanager
+def _opened(name: bytes | Path, flags: int, dir_fd: int | None = None) -> Iterator[int]:
+    fd = os.open(name, flags | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _opened_root(root: Path) -> contextlib.AbstractContextManager[int]:
+    return _opened(root, os.O_RDONLY | os.O_DIRECTORY)
+
+
+@contextlib.contextmanager
+def _named(path: bytes) -> Iterator[None]:
+    """Put the path below the root on an ``OSError``, which knows but a component or a descriptor."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path or b"."
+        raise

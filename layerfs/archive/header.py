@@ -19,7 +19,6 @@ BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
 
 _NS = 1_000_000_000
-_INT64 = 1 << 63
 
 # name mode uid gid size mtime chksum typeflag linkname magic+version uname gname major minor prefix
 _FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
@@ -86,6 +85,18 @@ def parse_header(block: bytes) -> RawHeader:
         )
     except ValueError as error:
         raise MalformedArchive(f"header field is not a number: {error}", entry=name) from None
+
+
+def parse_extension(block: bytes) -> tuple[bytes, int]:
+    """Name and size of a header that is followed by records or a long name, and all that matters of it."""
+    name = _text(block[:100])
+    try:
+        size = parse_number(block[124:136])
+    except ValueError as error:
+        raise MalformedArchive(f"header field is not a number: {error}", entry=name) from None
+    if size < 0:
+        raise MalformedArchive(f"an extended header of {size} bytes", entry=name)
+    return name, size
 
 
 def _text(field: bytes) -> bytes:
@@ -159,11 +170,6 @@ def parse_pax_number(text: bytes) -> int:
     return int(text)
 
 
-def fits_int64(value: int) -> bool:
-    """Whether the kernel can be told ``value`` as a size or as seconds."""
-    return -_INT64 <= value < _INT64
-
-
 def old_sparse_segments(block: bytes) -> Iterator[tuple[int, int]]:
     """The up to four segments in an old GNU sparse header. Raises ``ValueError``."""
     return _sparse_pairs(block, 386, 4)
@@ -185,11 +191,13 @@ def _sparse_pairs(block: bytes, start: int, count: int) -> Iterator[tuple[int, i
 def checked_segments(
     segments: Iterable[tuple[int, int]], size: int, stored: int
 ) -> tuple[tuple[int, int], ...]:
-    """The segments of a sparse file of ``size`` bytes, ``stored`` of them in the archive; empty ones left out.
+    """The segments, without empty ones, of a sparse file of ``size`` bytes, ``stored`` in the archive.
 
     Raises ``ValueError`` for a map that is not ascending, reaches past the end, or does not use up
     exactly what is stored.
     """
+    if size < 0:
+        raise ValueError(f"sparse file of {size} bytes")
     checked = []
     reached = total = 0
     for offset, length in segments:

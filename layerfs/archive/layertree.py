@@ -20,7 +20,8 @@ _MOST_LINKS = 40  # as the kernel follows: path_resolution(7)
 class Found:
     """What a directory that was there before looked like before it was touched."""
 
-    mtime_ns: int
+    times: tuple[int, int]
+    """Access and modification, ns."""
     default_acl: bytes | None
     """Taken off meanwhile: files made in the directory would inherit it."""
 
@@ -58,6 +59,8 @@ class Directory:
     hidden: set[bytes] = attrs.field(factory=set)
     """Names whose lower content the archive hides."""
     children: dict[bytes, Directory | Leaf] = attrs.field(factory=dict, repr=False)
+    buried: bool = False
+    """Nothing of the lower tree is seen here, not even the directory itself. Known at the end."""
 
     def makes(self, name: bytes) -> bool:
         """Whether the archive makes ``name`` in this directory."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
-import urllib.parse
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -17,6 +15,8 @@ MAX_SIZE = (1 << 63) - 1
 
 SCHILY_XATTR = b"SCHILY.xattr."
 LIBARCHIVE_XATTR = b"LIBARCHIVE.xattr."
+
+_FIELDS = frozenset([b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"])
 
 
 @attrs.frozen(slots=True)
@@ -53,29 +53,27 @@ def overrides(records: Iterable[tuple[bytes, bytes]]) -> Overrides:
     fields: dict[bytes, bytes] = {}
     xattrs: dict[bytes, bytes] = {}
     encoded_xattrs: dict[bytes, bytes] = {}
+    sparse_fields: dict[bytes, bytes] = {}
     sparse_00: list[bytes] = []
     for key, value in records:
-        if key.startswith(SCHILY_XATTR):
+        if key in _FIELDS:
+            fields[key] = value
+        elif key.startswith(SCHILY_XATTR):
             # Here an empty value is a value: attributes may be empty.
             xattrs[key[len(SCHILY_XATTR) :]] = value
         elif key.startswith(LIBARCHIVE_XATTR):
-            encoded_xattrs[urllib.parse.unquote_to_bytes(key[len(LIBARCHIVE_XATTR) :])] = _base64(value)
+            encoded_xattrs[_unquoted(key[len(LIBARCHIVE_XATTR) :])] = _base64(value)
         elif key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             sparse_00.append(value)
-        elif value:
-            fields[key] = value
-        else:
-            fields.pop(key, None)
+        elif key.startswith(b"GNU.sparse."):
+            sparse_fields[key] = value
+        elif key == b"SUN.holesdata":
+            raise ValueError("a sparse file in the form of Solaris tar, which is not supported")
     if encoded_xattrs:
         xattrs = {**encoded_xattrs, **xattrs}
+    sparse = _sparse(sparse_fields, sparse_00) if sparse_fields else None
     get = fields.get
-    name = get(b"path")
-    sparse = None
-    if any(key.startswith(b"GNU.sparse.") for key in fields):
-        sparse = _sparse(fields, sparse_00)
-        name = get(b"GNU.sparse.name", name)
-    elif b"SUN.holesdata" in fields:
-        raise ValueError("a sparse file in the form of Solaris tar, which is not supported")
+    name = sparse_fields.get(b"GNU.sparse.name") or get(b"path")
     linkname = get(b"linkpath")
     if b"\x00" in (name or b"") + (linkname or b""):
         raise ValueError("a NUL in the name of an extended header")
@@ -83,10 +81,10 @@ def overrides(records: Iterable[tuple[bytes, bytes]]) -> Overrides:
     return Overrides(
         name,
         linkname,
-        None if size is None else parse_pax_number(size),
-        None if uid is None else parse_pax_number(uid),
-        None if gid is None else parse_pax_number(gid),
-        None if mtime is None else parse_pax_time(mtime),
+        parse_pax_number(size) if size else None,
+        parse_pax_number(uid) if uid else None,
+        parse_pax_number(gid) if gid else None,
+        parse_pax_time(mtime) if mtime else None,
         xattrs or NO_XATTRS,
         sparse,
     )
@@ -100,9 +98,15 @@ def parse_size(text: bytes) -> int:
     return number
 
 
+def _unquoted(name: bytes) -> bytes:
+    from urllib.parse import unquote_to_bytes
+
+    return unquote_to_bytes(name)
+
+
 def _base64(value: bytes) -> bytes:
     try:
-        return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+        return binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
     except binascii.Error:
         raise ValueError("an extended attribute that is not base64") from None
 

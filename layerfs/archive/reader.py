@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+import attrs
+
 from layerfs.archive import header, pax
+from layerfs.archive.compression import Compression, detect
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.header import BLOCK, RawHeader
 from layerfs.archive.streams import CHUNK
@@ -20,6 +23,11 @@ MAX_EXTENSION = 16 * 1024 * 1024
 """Most bytes of extension records and sparse maps before one entry."""
 MAX_TRAILING = 64 * 1024 * 1024
 """Most bytes from the end marker on."""
+
+_NS = 1_000_000_000
+_MAX_TIME = ((1 << 63) - 1) * _NS
+_FILE = EntryType.FILE
+_LINKS = (EntryType.HARDLINK, EntryType.SYMLINK)
 
 _TYPES = {
     b"1": EntryType.HARDLINK,
@@ -35,20 +43,27 @@ _TYPES = {
 _NO_PAYLOAD = b"23456"
 """Types that no data follows, whatever the size field says: POSIX lets a directory's be a quota."""
 
-_SKIPPED = {b"V": "volume label", b"A": "Solaris access control list"}
-"""Headers that describe no file of their own."""
+_EXTENSIONS = frozenset([b"x", b"X", b"g", b"L", b"K", b"V", b"A"])
+"""Headers that describe no file of their own: pax records (``X``: Solaris's), GNU long names; and, to be
+passed over, GNU volume labels and Solaris access control lists."""
 
 _REFUSED = {
     b"M": "the rest of a file from another volume: a multi-volume archive must be joined first",
     b"N": "an obsolete GNU name table",
 }
 
-_MAGICS = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\xfd7zXZ": "xz",
-    b"BZh": "bzip2",
-}
+
+@attrs.define
+class _Extensions:
+    """What the headers before one entry's own have told of it."""
+
+    records: list[tuple[bytes, bytes]] = attrs.field(factory=list)
+    name: bytes = b""
+    linkname: bytes = b""
+
+    @property
+    def pending(self) -> bool:
+        return bool(self.records or self.name or self.linkname)
 
 
 class TarReader:
@@ -84,40 +99,24 @@ class TarReader:
     def __next__(self) -> Entry:
         if self._ended:
             raise StopIteration
-        if self._left:
-            for _ in self.chunks():
-                pass
+        for _ in self.chunks():
+            pass
         self._head = []
         self._head_size = 0
-        records: list[tuple[bytes, bytes]] = []
-        long_name = long_link = None
-        while True:
-            block = self._next_header(extended=bool(records or long_name or long_link))
-            if block is None:
-                self._ended = True
-                raise StopIteration
-            raw = header.parse_header(block)
-            kind = raw.typeflag
-            if kind in b"xXgLK" or kind in _SKIPPED:
-                data = self._extension(raw)
-                if kind in b"xX":
-                    records += self._records(data, raw)
-                elif kind == b"g":
-                    self._add_globals(self._records(data, raw))
-                elif kind == b"L":
-                    long_name = data.partition(b"\x00")[0]
-                elif kind == b"K":
-                    long_link = data.partition(b"\x00")[0]
-                else:
-                    records, long_name, long_link = [], None, None
-                continue
-            if kind in _REFUSED:
-                raise MalformedArchive(_REFUSED[kind], entry=raw.name)
-            break
+        extensions = _Extensions()
+        block = self._next_header(extensions)
+        while block is not None and block[156:157] in _EXTENSIONS:
+            self._extend(extensions, block)
+            block = self._next_header(extensions)
+        if block is None:
+            self._ended = True
+            raise StopIteration
+        raw = header.parse_header(block)
+        if raw.typeflag in _REFUSED:
+            raise MalformedArchive(_REFUSED[raw.typeflag], entry=raw.name)
         self.number += 1
-        self._entry = long_name or raw.name
         try:
-            entry = self._build(raw, block, records, long_name, long_link)
+            entry = self._build(raw, block, extensions)
         except ValueError as error:
             raise MalformedArchive(str(error), entry=self._entry) from None
         self._entry = entry.name
@@ -168,7 +167,7 @@ class TarReader:
             missing -= len(piece)
         return b"".join(pieces)
 
-    def _next_header(self, *, extended: bool) -> bytes | None:
+    def _next_header(self, extensions: _Extensions) -> bytes | None:
         """The next header block, or None at the end of the archive."""
         padding = self._padding
         self._padding = 0
@@ -181,7 +180,7 @@ class TarReader:
                 raise self._no_header(block)
         elif block.strip(b"\x00"):
             raise TruncatedArchive(f"{self._where} ends inside a header, {len(block)} bytes into it")
-        if extended:
+        if extensions.pending:
             raise TruncatedArchive(f"{self._where} ends after an extended header, before its entry")
         return None
 
@@ -189,11 +188,11 @@ class TarReader:
         if self.number >= 0 or self._head_size > BLOCK:
             after = f"what follows {show(self._entry)!r}" if self._entry else "a header"
             return MalformedArchive(f"{self._where}: {after} is no tar header: its checksum is wrong")
-        for magic, name in _MAGICS.items():
-            if block.startswith(magic):
-                return MalformedArchive(
-                    f"{self._where} is not a tar but {name} data", hint="decompress it first"
-                )
+        compression = detect(block)
+        if compression is not Compression.NONE:
+            return MalformedArchive(
+                f"{self._where} is not a tar but {compression.value} data", hint="decompress it first"
+            )
         return MalformedArchive(f"{self._where} is not a tar: its first block has no valid checksum")
 
     def _must_take(self, size: int, entry: bytes) -> bytes:
@@ -207,16 +206,24 @@ class TarReader:
             raise TruncatedArchive(f"{self._where} ends inside an extended header", entry=entry)
         return data
 
-    def _extension(self, raw: RawHeader) -> bytes:
-        if raw.size < 0:
-            raise MalformedArchive("extended header of negative size", entry=raw.name)
-        return self._must_take(raw.size + header.padding(raw.size), raw.name)[: raw.size]
-
-    def _records(self, data: bytes, raw: RawHeader) -> list[tuple[bytes, bytes]]:
-        try:
-            return header.parse_pax(data)
-        except ValueError as error:
-            raise MalformedArchive(str(error), entry=raw.name) from None
+    def _extend(self, extensions: _Extensions, block: bytes) -> None:
+        """Take in one header that describes no file of its own."""
+        name, size = header.parse_extension(block)
+        data = self._must_take(size + header.padding(size), name)[:size]
+        kind = block[156:157]
+        if kind == b"L":
+            extensions.name = data.partition(b"\x00")[0]
+        elif kind == b"K":
+            extensions.linkname = data.partition(b"\x00")[0]
+        elif kind in b"xXg":
+            try:
+                records = header.parse_pax(data)
+            except ValueError as error:
+                raise MalformedArchive(str(error), entry=name) from None
+            if kind == b"g":
+                self._add_globals(records)
+            else:
+                extensions.records += records
 
     def _add_globals(self, records: list[tuple[bytes, bytes]]) -> None:
         for key, value in records:
@@ -227,39 +234,35 @@ class TarReader:
 
     # --- one entry -----------------------------------------------------------------------------
 
-    def _build(
-        self,
-        raw: RawHeader,
-        block: bytes,
-        records: list[tuple[bytes, bytes]],
-        long_name: bytes | None,
-        long_link: bytes | None,
-    ) -> Entry:
+    def _build(self, raw: RawHeader, block: bytes, extensions: _Extensions) -> Entry:
         """The entry of ``raw`` with its extensions. Raises ``ValueError``."""
+        self._entry = extensions.name or raw.name
+        records = extensions.records
         if self._globals:
             records = [*self._globals.items(), *records]
         over = pax.overrides(records) if records else pax.NONE
         # Both kinds of long name on one entry: images' readers let GNU's win.
-        name = long_name or over.name or raw.name
-        linkname = long_link or over.linkname or raw.linkname
+        name = extensions.name or over.name or raw.name
+        linkname = extensions.linkname or over.linkname or raw.linkname
         self._entry = name
         stored = raw.size if over.size is None else over.size
         if not 0 <= stored <= pax.MAX_SIZE:
             raise ValueError(f"a size of {stored} bytes")
-        kind = _TYPES.get(raw.typeflag, EntryType.FILE)
-        if kind is EntryType.FILE and name.endswith(b"/"):
+        kind = _TYPES.get(raw.typeflag, _FILE)
+        if name.endswith(b"/") and kind is _FILE:
             kind = EntryType.DIRECTORY  # the only mark a directory had before ustar
-        if kind is not EntryType.FILE and stored and not self._has_payload(raw.typeflag):
-            stored = 0
-        size = stored if kind is EntryType.FILE else 0
+        size = stored
         sparse = None
-        if kind is EntryType.FILE:
-            if raw.typeflag == b"S":
-                size, sparse = self._old_sparse(block, stored)
-            elif over.sparse is not None:
-                size, stored, sparse = self._pax_sparse(over.sparse, stored)
+        if kind is not _FILE:
+            size = 0
+            if stored and not self._has_payload(raw.typeflag):
+                stored = 0
+        elif raw.typeflag == b"S":
+            size, sparse = self._old_sparse(block, stored)
+        elif over.sparse is not None:
+            size, stored, sparse = self._pax_sparse(over.sparse, stored)
         self._left = stored
-        self._padding = header.padding(stored)
+        self._padding = -stored % BLOCK
         return Entry(
             name,
             kind,
@@ -267,7 +270,7 @@ class TarReader:
             _owner(raw.uid if over.uid is None else over.uid),
             _owner(raw.gid if over.gid is None else over.gid),
             size,
-            _time(raw.mtime * 1_000_000_000 if over.mtime_ns is None else over.mtime_ns),
+            _time(raw.mtime * _NS if over.mtime_ns is None else over.mtime_ns),
             linkname if kind in _LINKS else b"",
             raw.device,
             over.xattrs,
@@ -337,20 +340,17 @@ class TarReader:
         return [*(pax.parse_size(line) for line in lines[1:wanted]), used]
 
 
-_LINKS = (EntryType.HARDLINK, EntryType.SYMLINK)
-
-
 def _owner(number: int) -> int:
-    # Writers on systems with signed ids store nobody as -2.
-    if -(1 << 31) <= number < 0:
-        number += 1 << 32
     # The greatest 32-bit number means "leave it as it is" to chown(2).
-    if not 0 <= number < (1 << 32) - 1:
-        raise ValueError(f"an owner of {number}")
-    return number
+    if 0 <= number < 0xFFFFFFFF:
+        return number
+    # Writers on systems with signed ids store nobody as -2.
+    if -0x80000000 <= number < -1:
+        return number + (1 << 32)
+    raise ValueError(f"an owner of {number}")
 
 
 def _time(ns: int) -> int:
-    if not header.fits_int64(ns // 1_000_000_000):
+    if not -_MAX_TIME <= ns <= _MAX_TIME:
         raise ValueError("a time that the kernel cannot hold")
     return ns

@@ -7,8 +7,7 @@ depends on the clock, the process or the file system. Ends with two zero blocks 
 
 from __future__ import annotations
 
-import base64
-import urllib.parse
+import binascii
 from collections.abc import Callable, Iterable
 
 from layerfs.archive import header, pax
@@ -113,9 +112,11 @@ def _split(name: bytes) -> tuple[bytes, bytes | None]:
 def _xattr(attribute: bytes, value: bytes) -> tuple[bytes, bytes]:
     if b"=" not in attribute:
         return pax.SCHILY_XATTR + attribute, value
+    from urllib.parse import quote_from_bytes
+
     # A key ends at its first '='. libarchive's form is the one that can hold such a name.
-    quoted = urllib.parse.quote_from_bytes(attribute, safe="").encode()
-    return pax.LIBARCHIVE_XATTR + quoted, base64.b64encode(value)
+    quoted = quote_from_bytes(attribute, safe="").encode()
+    return pax.LIBARCHIVE_XATTR + quoted, binascii.b2a_base64(value, newline=False)
 
 
 def _extended(records: dict[bytes, bytes]) -> bytes:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
-from layerfs.errors import InvalidInput, InvalidOption, NotFound
+from layerfs.errors import InvalidInput, InvalidOption, NotFound, translated
 
 if TYPE_CHECKING:
-    from layerfs.store import Store
+    from layerfs.mountcount import MountCount
+    from layerfs.store.store import Store
 
 
 class UsageError(InvalidInput):
@@ -40,26 +41,43 @@ class Session:
         driver: str | None,
         options: Sequence[str],
     ) -> Session:
-        """An option wins over the environment, that over the default of whoever calls."""
-        root = root or environ.get("LAYERFS_ROOT")
-        runroot = runroot or environ.get("LAYERFS_RUNROOT")
+        """An option wins over the environment, that over the default."""
+        from layerfs.opening import default_paths
+
+        if "" in (root, runroot):
+            raise UsageError("an empty --root or --runroot", hint="a variable that is not set?")
+        default = default_paths(environ)
         return cls(
-            Path(root).absolute() if root else _default_root(environ),
-            Path(runroot).absolute() if runroot else _default_runroot(environ),
+            Path(root or environ.get("LAYERFS_ROOT") or default.root).absolute(),
+            Path(runroot or environ.get("LAYERFS_RUNROOT") or default.runroot).absolute(),
             driver or environ.get("LAYERFS_DRIVER") or None,
             dict(_option(text) for text in options),
         )
 
+    def has_store(self) -> bool:
+        """Whether there is a store at the root."""
+        from layerfs.store.metadata import FILE_NAME
+
+        with translated(f"look for a store in {self.root}"):
+            return (self.root / FILE_NAME).exists()
+
     def store(self, *, create: bool = False) -> Store:
         """The store, open; the caller closes it. Only with ``create`` one is made where none is."""
-        if not create and not self.root.is_dir():
+        from layerfs.opening import open_store
+
+        if not create and not self.has_store():
             raise NotFound(
                 f"there is no store at {self.root}",
                 hint="'layerfs load' makes one; --root or LAYERFS_ROOT names another place",
             )
-        from layerfs.opening import open_store
+        return open_store(self.root, runroot=self.runroot, driver=self.driver, options=self.options)
 
-        return open_store(self.root, self.runroot, driver=self.driver, options=self.options)
+    def mount_counts(self, store: Store) -> MountCount:
+        """How often each layer is mounted, by the id that the driver knows it by. The drivers that come
+        with layerfs keep it there; for another one every count may be 0."""
+        from layerfs.mountcount import MountCount
+
+        return MountCount(self.runroot / store.driver.name / "counts")
 
 
 def _option(text: str) -> tuple[str, str]:
@@ -67,33 +85,6 @@ def _option(text: str) -> tuple[str, str]:
     if not (name and equals):
         raise InvalidOption(f"--option {text!r} is not K=V", hint="such as --option overlay.size=10G")
     return name, value
-
-
-def _privileged() -> bool:
-    """Root of the host. Root of a user namespace is an ordinary user in disguise, with that user's
-    places."""
-    from layerfs.linux.userns import in_user_namespace
-
-    return os.geteuid() == 0 and not in_user_namespace()
-
-
-def _default_root(environ: Mapping[str, str]) -> Path:
-    if _privileged():
-        return Path("/var/lib/layerfs")
-    data = environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path("~/.local/share").expanduser()) / "layerfs"
-
-
-def _default_runroot(environ: Mapping[str, str]) -> Path:
-    if _privileged():
-        return Path("/run/layerfs")
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    if not runtime:
-        raise InvalidInput(
-            "no place for state that must not outlive a boot: XDG_RUNTIME_DIR is not set",
-            hint="name a directory of your own on a tmpfs with --runroot or LAYERFS_RUNROOT",
-        )
-    return Path(runtime) / "layerfs"
 
 
 @attrs.frozen
@@ -106,6 +97,18 @@ class Command:
     """Sentences for its help, after the first, which the overview of commands holds."""
 
 
+class Help(argparse.HelpFormatter):
+    """As wide as the terminal. argparse asks shutil for the width whenever an argument is added, and
+    that import alone takes as long as mounting a container."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=terminal_width() - 2)
+
+
+class RawHelp(Help, argparse.RawDescriptionHelpFormatter):
+    """Leaves the lines of description and epilog as they are."""
+
+
 class Parser(argparse.ArgumentParser):
     """Raises :class:`UsageError`, with the near word, instead of printing and ending the process."""
 
@@ -116,7 +119,7 @@ class Parser(argparse.ArgumentParser):
         usage: str | None = None,
         description: str,
         epilog: str | None = None,
-        formatter_class: type[argparse.HelpFormatter] = argparse.HelpFormatter,
+        formatter_class: type[Help] = Help,
     ) -> None:
         # Abbreviated options would break scripts on the day a second option begins alike.
         super().__init__(
@@ -163,6 +166,14 @@ class Parser(argparse.ArgumentParser):
         else:
             hint = did_you_mean(option, self._options()) or f"'{self.prog} --help' lists the options"
         return UsageError(f"{self._command}no option {option!r}", hint=hint)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; 80 where there is none."""
+    try:
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(2).columns)
+    except (ValueError, OSError):
+        return 80
 
 
 def one_of(*choices: str) -> Callable[[str], str]:

@@ -6,7 +6,14 @@ import os
 import sys
 from errno import EACCES, EPERM
 
-from layerfs.errors import LayerfsError, SystemFailure
+from layerfs.errors import (
+    ContainerNotFound,
+    DriverNotFound,
+    ImageNotFound,
+    LayerfsError,
+    LayerNotFound,
+    SystemFailure,
+)
 
 
 def complain(error: LayerfsError) -> int:
@@ -25,11 +32,19 @@ def say(message: str, hint: str) -> None:
         print(f"  hint: {hint}", file=sys.stderr)
 
 
+_LISTS: dict[type[LayerfsError], str] = {
+    ContainerNotFound: "'layerfs containers' lists them",
+    ImageNotFound: "'layerfs images' lists them",
+    LayerNotFound: "'layerfs layers' lists them",
+    DriverNotFound: "'layerfs drivers' lists them",
+}
+
+
 def _hint_for(error: LayerfsError) -> str:
-    """What to do about a refusal that knows no better itself."""
-    if isinstance(error, SystemFailure) and error.errno in (EPERM, EACCES) and os.geteuid() != 0:
-        return (
-            "this needs root, or a user namespace with a mount namespace: "
-            "unshare --map-auto --map-root-user --mount layerfs ..."
-        )
-    return ""
+    """What to do about an error that knows no better itself."""
+    if isinstance(error, SystemFailure) and os.geteuid() != 0:
+        if error.errno == EPERM:
+            return "this needs root, or: unshare --map-auto --map-root-user --mount layerfs ..."
+        if error.errno == EACCES:
+            return "it belongs to somebody else: become that user, or choose another place with --root"
+    return _LISTS.get(type(error), "")

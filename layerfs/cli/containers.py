@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import base64
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerfs.cli import names, output
 from layerfs.cli.command import Command, Parser, Session
-from layerfs.cli.output import Column
+from layerfs.cli.tables import Column, table
 from layerfs.driver import CreateOptions
-from layerfs.errors import InvalidInput, LayerfsError, show
+from layerfs.errors import show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import BinaryIO
 
     from layerfs.archive.changes import Change
@@ -28,7 +25,9 @@ def _create_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--size", type=output.parse_size, help="most bytes it may hold itself: 10G, 512MiB, 1000000"
     )
-    parser.add_argument("--inodes", metavar="N", type=output.parse_count, help="most files it may hold itself")
+    parser.add_argument(
+        "--inodes", metavar="N", type=output.parse_count, help="most files it may hold itself"
+    )
 
 
 def _create(session: Session, args: argparse.Namespace) -> int:
@@ -47,21 +46,29 @@ def _list_arguments(parser: Parser) -> None:
 
 def _list(session: Session, args: argparse.Namespace) -> int:
     with session.store() as store:
-        containers = list(store.rw_layers())
-        if args.json:
-            output.json_document(containers)
-            return 0
+        counts = session.mount_counts(store)
+        containers = [(info, counts.count(info.mount_id)) for info in store.rw_layers()]
         images = _names_of_images(store)
-    output.table(
-        [Column("NAME"), Column("IMAGE"), Column("CREATED"), Column("LIMITS")],
+    if args.json:
+        output.json_document([{**output.fields(info), "mounts": mounts} for info, mounts in containers])
+        return 0
+    table(
+        [
+            Column("NAME"),
+            Column("IMAGE"),
+            Column("MOUNTS", number=True),
+            Column("LIMITS"),
+            Column("CREATED"),
+        ],
         [
             (
                 info.name,
                 images.get(info.image or "", output.short(info.image or info.parent or "-")),
-                output.local_time(info.created_ns),
+                str(mounts),
                 _limits(info.options),
+                output.local_time(info.created_ns),
             )
-            for info in containers
+            for info, mounts in containers
         ],
     )
     return 0
@@ -136,7 +143,7 @@ def _commit(session: Session, args: argparse.Namespace) -> int:
             with container.commit() as layer:
                 output.line(layer.chain_id)
             return 0
-        from layerfs.image import commit
+        from layerfs.image.commit import commit
 
         output.line(commit(store, args.name, args.image).id)
     return 0

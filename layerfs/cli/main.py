@@ -11,13 +11,15 @@ module is imported.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
+from errno import EPIPE
 
-from layerfs.cli.command import Command, Parser, Session, UsageError, did_you_mean
+from layerfs.cli.command import Command, Parser, RawHelp, Session, UsageError, did_you_mean
 from layerfs.cli.complaint import complain, say
-from layerfs.errors import LayerfsError, from_os_error
+from layerfs.errors import LayerfsError, SystemFailure, from_os_error
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -58,6 +60,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name); returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A path of the host need not be UTF-8, and a shell wants it as it is.
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         status = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -65,10 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # What is still buffered would raise again when the interpreter flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
+        return _reader_gone()
     except LayerfsError as error:
+        if isinstance(error, SystemFailure) and error.errno == EPIPE:
+            return _reader_gone()
         return complain(error)
     except OSError as error:
         return complain(from_os_error(error, "go on"))
@@ -80,6 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             "this is a fault in layerfs; set LAYERFS_DEBUG=1 to see where",
         )
         return INTERNAL_ERROR
+
+
+def _reader_gone() -> int:
+    """What is still buffered would raise again when the interpreter flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return PIPE_CLOSED
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -108,7 +119,7 @@ def _global_parser() -> Parser:
         usage="layerfs [--root DIR] [--runroot DIR] [--driver NAME] [--option K=V]... COMMAND ...",
         description="Image layers in, root file systems up, layers out: storage for containers.",
         epilog=_overview(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=RawHelp,
     )
     parser.add_argument("--root", metavar="DIR", help="where the store is (LAYERFS_ROOT)")
     parser.add_argument(
@@ -143,7 +154,15 @@ def _overview() -> str:
         lines.append(f"{group}:")
         lines += [f"  {name:<12} {summary}" for name, (_, summary) in commands.items()]
         lines.append("")
-    lines.append("'layerfs COMMAND --help' tells more of one. Commands that list take --json.")
+    lines += [
+        "First steps:",
+        "  layerfs load image.tar",
+        "  layerfs create debian:12 --name work",
+        "  root=$(layerfs mount work)",
+        "  layerfs umount work",
+        "",
+        "'layerfs COMMAND --help' tells more of one. Commands that list take --json.",
+    ]
     return "\n".join(lines)
 
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 
 from layerfs.cli import names, output
 from layerfs.cli.command import Command, Parser, Session
-from layerfs.cli.targets import Targets
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from layerfs.driver import Mount
     from layerfs.ids import GraphID
-    from layerfs.store.layer import Layer, RWLayer
     from layerfs.store.store import Store
 
 
@@ -45,8 +43,10 @@ def _mount(session: Session, args: argparse.Namespace) -> int:
             return 0
         root = thing.mount()
         if args.target is not None:
+            from layerfs.cli.targets import Targets
+
             try:
-                Targets(session.runroot, thing.key).bind(root, args.target, read_only=args.read_only)
+                Targets(session.runroot, thing.id).bind(root, args.target, read_only=args.read_only)
             except BaseException:
                 thing.umount()
                 raise
@@ -63,71 +63,40 @@ def _umount_arguments(parser: Parser) -> None:
 
 
 def _umount(session: Session, args: argparse.Namespace) -> int:
+    from layerfs.cli.targets import Targets
+
     with session.store() as store:
         thing = _mountable(store, args.name)
-        Targets(session.runroot, thing.key).unbind()
+        Targets(session.runroot, thing.id).unbind()
         thing.umount()
     return 0
 
 
-class _Mountable(Protocol):
+@attrs.frozen
+class _Mountable:
     """What NAME stands for, as far as mounting goes."""
 
-    @property
-    def key(self) -> GraphID:
-        """What the driver knows it by."""
-
-    def mount(self) -> Path: ...
-    def umount(self) -> None: ...
-    def mounts(self) -> Sequence[Mount]: ...
-
-
-@attrs.frozen
-class _Container:
-    layer: RWLayer
-    read_only: bool
-
-    @property
-    def key(self) -> GraphID:
-        return self.layer.info.mount_id
-
-    def mount(self) -> Path:
-        return self.layer.mount(read_only=self.read_only)
-
-    def umount(self) -> None:
-        self.layer.umount()
-
-    def mounts(self) -> Sequence[Mount]:
-        return self.layer.mounts(read_only=self.read_only)
-
-
-@attrs.frozen
-class _ReadOnly:
-    layer: Layer
-    store: Store
-
-    @property
-    def key(self) -> GraphID:
-        return self.store.layer_info(self.layer.chain_id).cache_id
-
-    def mount(self) -> Path:
-        return self.layer.mount()
-
-    def umount(self) -> None:
-        self.layer.umount()
-
-    def mounts(self) -> Sequence[Mount]:
-        return self.store.driver.mounts(self.key, read_only=True)
+    id: GraphID
+    """What the driver knows it by."""
+    mount: Callable[[], Path]
+    umount: Callable[[], None]
+    mounts: Callable[[], Sequence[Mount]]
 
 
 def _mountable(store: Store, name: str, *, read_only: bool = False) -> _Mountable:
+    from layerfs.store.rwlayer import RWLayer
+
     found = names.find(store, name)
-    if found.container is not None:
-        return _Container(found.container, read_only)
-    if found.image is not None:
-        return _ReadOnly(store.get(names.top_layer(found.image)), store)
-    assert found.layer is not None
-    return _ReadOnly(store.get(found.layer.chain_id), store)
+    if isinstance(found, RWLayer):
+        return _Mountable(
+            found.info.mount_id,
+            lambda: found.mount(read_only=read_only),
+            found.umount,
+            lambda: found.mounts(read_only=read_only),
+        )
+    layer = store.get(names.top_layer(found))
+    id = layer.info.cache_id
+    return _Mountable(id, layer.mount, layer.umount, lambda: store.driver.mounts(id, read_only=True))
 
 
 def _print(mounts: Sequence[Mount], target: Path | None, *, as_json: bool) -> None:
@@ -141,7 +110,8 @@ def _print(mounts: Sequence[Mount], target: Path | None, *, as_json: bool) -> No
 def _shell_command(mount: Mount, target: str) -> str:
     """The mount as a command of mount(8) to paste into a shell."""
     if mount.fstype == "bind":
-        words = ["mount", "-o", ",".join(("bind", *mount.options)), mount.source, target]
+        kinds = [] if {"bind", "rbind"} & set(mount.options) else ["bind"]
+        words = ["mount", "-o", ",".join((*kinds, *mount.options)), mount.source, target]
     else:
         options = ["-o", ",".join(_quoted(option) for option in mount.options)] if mount.options else []
         words = ["mount", "-t", mount.fstype, mount.source, *options, target]
@@ -149,9 +119,14 @@ def _shell_command(mount: Mount, target: str) -> str:
 
 
 def _quoted(option: str) -> str:
-    """mount(8) parts options at commas but for those inside double quotes."""
-    name, equals, value = option.partition("=")
-    return f'{name}{equals}"{value}"' if "," in value else option
+    """An option for mount(8), which parts options at commas: a label is quoted, and overlay takes the
+    backslash away from a comma in a path."""
+    name, _, value = option.partition("=")
+    if "," not in value or value.startswith('"'):
+        return option
+    if name.endswith("context"):
+        return f'{name}="{value}"'
+    return f"{name}={value}".replace(",", "\\,")
 
 
 COMMANDS = {

@@ -6,83 +6,72 @@ a beginning of it, with or without ``sha256:``.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-import attrs
-
 from layerfs.cli.command import near_names
-from layerfs.errors import ContainerNotFound, ImageNotFound, InvalidID, InvalidInput, LayerNotFound, NotFound
+from layerfs.errors import ContainerNotFound, ImageNotFound, InvalidInput, LayerNotFound, NotFound
 
 if TYPE_CHECKING:
     from layerfs.ids import ChainID
-    from layerfs.store.layer import RWLayer
-    from layerfs.store.records import ImageRecord, LayerInfo
+    from layerfs.store.images import ImageRecord
+    from layerfs.store.records import LayerInfo
+    from layerfs.store.rwlayer import RWLayer
     from layerfs.store.store import Store
 
 HELP = "a container's name, an image's name or id, or a layer's chainID; beginnings of ids will do"
 
-_ID_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
 
-
-@attrs.frozen
-class Found:
-    """What a name stands for: exactly one of the three is set."""
-
-    container: RWLayer | None = None
-    image: ImageRecord | None = None
-    layer: LayerInfo | None = None
-
-
-def find(store: Store, name: str) -> Found:
+def find(store: Store, name: str) -> RWLayer | ImageRecord | LayerInfo:
     """What ``name`` stands for; :class:`~layerfs.errors.NotFound` with the names like it."""
     try:
-        return Found(container=store.get_rw(name))
-    except (ContainerNotFound, InvalidID):
+        return store.get_rw(name)
+    except ContainerNotFound:
         pass
     try:
-        return Found(image=image(store, name))
+        return image(store, name)
     except ImageNotFound:
         pass
     try:
-        return Found(layer=layer(store, name))
+        return store.layer_info(name)
     except LayerNotFound:
         raise _nothing(store, name) from None
 
 
 def image(store: Store, name: str) -> ImageRecord:
-    """An image by its name, as people write it, or by its id or a beginning of it."""
-    from layerfs.image.names import normalise
+    """An image by its name, its id or a beginning of it; :class:`~layerfs.errors.ImageNotFound` with the
+    names like it, as people write them."""
+    from layerfs.image.find import find as find_image
 
     try:
-        return store.image(normalise(name))
-    except (ImageNotFound, InvalidID):
-        return store.image(name)
+        return find_image(store, name)
+    except ImageNotFound:
+        near = _near_images(store, name)
+        hint = "" if near else "'layerfs images' lists them"
+        raise ImageNotFound(f"no image {name!r}", near=near, hint=hint) from None
 
 
-def top_layer(image: ImageRecord) -> ChainID:
-    """The layer that shows an image's whole tree."""
-    if not image.layers:
-        raise InvalidInput(f"image {image.id} has no layers")
-    return image.layers[-1]
+def _near_images(store: Store, name: str) -> list[str]:
+    """Images of another registry or tag first, then those that are spelt alike."""
+    from layerfs.image.names import familiar, split_tag
+
+    known = [familiar(full) for info in store.images() for full in info.names]
+    wanted = split_tag(name)[0].rpartition("/")[2]
+    same = [full for full in known if split_tag(full)[0].rpartition("/")[2] == wanted]
+    return list(dict.fromkeys(same + near_names(name, known)))[:3]
 
 
-def layer(store: Store, name: str) -> LayerInfo:
-    """A layer by its chainID or an unambiguous beginning of it."""
-    prefix = _ID_PREFIX.fullmatch(name)
-    found = [info for info in store.layers() if prefix and info.chain_id.startswith(f"sha256:{prefix[1]}")]
-    if len(found) > 1:
-        raise InvalidID(f"{len(found)} layers begin with {name!r}", hint="give more digits")
-    if not found:
-        raise LayerNotFound(f"no layer {name!r}", hint="'layerfs layers' lists them")
-    return found[0]
+def top_layer(found: ImageRecord | LayerInfo) -> ChainID:
+    """The layer itself, or the one that shows an image's whole tree."""
+    from layerfs.store.records import LayerInfo
+
+    if isinstance(found, LayerInfo):
+        return found.chain_id
+    if not found.layers:
+        raise InvalidInput(f"image {found.id} has no layers")
+    return found.layers[-1]
 
 
 def _nothing(store: Store, name: str) -> NotFound:
-    from layerfs.image.names import familiar
-
-    known = [info.name for info in store.rw_layers()]
-    known += [familiar(full) for image in store.images() for full in image.names]
-    near = near_names(name, known)
+    near = near_names(name, [info.name for info in store.rw_layers()]) + _near_images(store, name)
     hint = "" if near else "'layerfs containers', 'layerfs images' and 'layerfs layers' list what is there"
     return NotFound(f"no container, image or layer {name!r}", near=near, hint=hint)

@@ -1,4 +1,4 @@
-"""How facts become text: tables, JSON, sizes, times, names, ids."""
+"""How facts become text: lines, JSON, bytes, sizes, times, ids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import BinaryIO
 import attrs
 
 from layerfs.cli.complaint import complain
-from layerfs.errors import InvalidInput, LayerfsError, translated
+from layerfs.errors import InvalidInput, LayerfsError, from_os_error
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -56,9 +56,15 @@ def plain(value: object) -> Json:
             return {str(plain(key)): plain(item) for key, item in value.items()}
         case Iterable():
             return [plain(item) for item in value]
-    if attrs.has(type(value)):
-        return {field.name: plain(getattr(value, field.name)) for field in attrs.fields(type(value))}
-    return str(value)
+    kind = type(value)
+    if not attrs.has(kind):
+        return str(value)
+    return {name: plain(getattr(value, name)) for name in attrs.fields_dict(kind)}
+
+
+def fields(value: attrs.AttrsInstance) -> dict[str, object]:
+    """The fields of an attrs class by name."""
+    return {name: getattr(value, name) for name in attrs.fields_dict(type(value))}
 
 
 @contextlib.contextmanager
@@ -73,18 +79,27 @@ def binary(path: str | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         return
     target = Path(path)
-    with translated(f"write {target}"):
-        if target.exists() and not target.is_file():
-            with target.open("wb") as file:
-                yield file
-            return
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            with partial.open("xb") as file:
-                yield file
+    if target.exists() and not target.is_file():
+        with _writing(target), target.open("wb") as file:
+            yield file
+        return
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with _writing(target), partial.open("xb") as file:
+            yield file
+        with _writing(target):
             partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """An OSError names what the user asked for, not the file that is to become it."""
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(OSError(error.errno, error.strerror), f"write {target}") from error
 
 
 def each(words: Sequence[str], remove: Callable[[str], Sequence[str]], *, as_json: bool) -> int:
@@ -107,42 +122,6 @@ def each(words: Sequence[str], remove: Callable[[str], Sequence[str]], *, as_jso
         errors = [{"name": word, "error": str(error)} for word, error in failed.items()]
         json_document({"removed": removed, "errors": errors})
     return next((error.exit_code for error in failed.values()), 0)
-
-
-@attrs.frozen
-class Column:
-    """A column of a table. ``number`` ones are set flush right."""
-
-    title: str
-    number: bool = False
-
-
-def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Rows under titles: coloured on a terminal, else columns parted by two spaces or more, each
-    row on one line however long."""
-    if sys.stdout.isatty():
-        _rich_table(columns, rows)
-        return
-    widths = [max(map(len, cells)) for cells in zip([c.title for c in columns], *rows, strict=True)]
-    for cells in ([column.title for column in columns], *rows):
-        aligned = [
-            cell.rjust(width) if column.number else cell.ljust(width)
-            for column, cell, width in zip(columns, cells, widths, strict=True)
-        ]
-        line("  ".join(aligned).rstrip())
-
-
-def _rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        drawn.add_column(column.title, justify="right" if column.number else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    Console().print(drawn)
 
 
 def size(count: int) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from layerfs.cli.output import note, size
+from layerfs.cli.output import note, short, size
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -43,7 +43,7 @@ class _Lines:
                 return
             self._last = now
         of = f" of {size(total)}" if total is not None else ""
-        note(f"{what}: {size(done)}{of}")
+        note(f"{_label(what)}: {size(done)}{of}")
 
 
 @contextlib.contextmanager
@@ -60,7 +60,13 @@ def _live() -> Iterator[Progress]:
         def progress(what: str, done: int, total: int | None) -> None:
             with lock:
                 if what not in tasks:
-                    tasks[what] = display.add_task(what, total=total)
-            display.update(tasks[what], completed=done, total=total)
+                    tasks[what] = display.add_task(_label(what), total=total)
+            # What is finished makes room: an image may have more layers than the terminal has lines.
+            display.update(tasks[what], completed=done, total=total, visible=done != total)
 
         yield progress
+
+
+def _label(what: str) -> str:
+    """A digest is longer than a line has room for."""
+    return short(what) if what.startswith("sha256:") else what

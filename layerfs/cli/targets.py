@@ -7,27 +7,17 @@ bind to undo along with the count. A reboot takes binds and records alike.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
-import attrs
-
-from layerfs.errors import InvalidInput, MountFailed, translated
+from layerfs.errors import InvalidInput, MountBusy, MountFailed, SystemFailure, translated
 from layerfs.linux import mount
 from layerfs.linux.flock import FileLock
+from layerfs.linux.mountinfo import holders
 
-
-@attrs.frozen
-class _Bind:
-    root: Path
-    target: Path
-
-    def is_there(self) -> bool:
-        """Whether the target still shows the root: somebody may have unmounted it by hand."""
-        try:
-            return os.path.samefile(self.root, self.target)
-        except FileNotFoundError:
-            return False
+_Bind = tuple[Path, Path]
+"""The root that is shown, and the target that shows it."""
 
 
 class Targets:
@@ -47,7 +37,7 @@ class Targets:
         with FileLock(self._directory / ".lock"):
             # Recorded first: a record without its bind is harmless, a bind without its record leaks.
             before = self._read()
-            self._write([*before, _Bind(root, target)])
+            self._write([*before, (root, target)])
             try:
                 mount.perform("bind", str(root), ("ro",) if read_only else (), target)
             except OSError as error:
@@ -62,11 +52,10 @@ class Targets:
         with FileLock(self._directory / ".lock"):
             binds = self._read()
             while binds:
-                bind = binds[-1]
-                there = bind.is_there()
+                root, target = binds[-1]
+                there = _shows(target, root)
                 if there:
-                    with translated(f"unmount {bind.target}"):
-                        mount.umount(bind.target)
+                    _umount(target)
                 binds.pop()
                 self._write(binds)
                 if there:
@@ -78,11 +67,34 @@ class Targets:
         except FileNotFoundError:
             return []
         paths = [Path(os.fsdecode(path)) for path in text.split(b"\0")]
-        return [_Bind(root, target) for root, target in zip(paths[::2], paths[1::2], strict=True)]
+        return list(zip(paths[::2], paths[1::2], strict=True))
 
     def _write(self, binds: list[_Bind]) -> None:
         if binds:
-            paths = [os.fsencode(path) for bind in binds for path in (bind.root, bind.target)]
+            paths = [os.fsencode(path) for bind in binds for path in bind]
             self._record.write_bytes(b"\0".join(paths))
         else:
             self._record.unlink(missing_ok=True)
+
+
+def _shows(target: Path, root: Path) -> bool:
+    """Whether ``target`` still shows ``root``: somebody may have unmounted it by hand."""
+    try:
+        return os.path.samefile(target, root)
+    except FileNotFoundError:
+        return False
+
+
+def _umount(target: Path) -> None:
+    try:
+        with translated(f"unmount {target}"):
+            mount.umount(target)
+    except SystemFailure as error:
+        if error.errno != errno.EBUSY:
+            raise
+        busy = [str(holder) for holder in holders(target)]
+        raise MountBusy(
+            f"{target} is in use by {', '.join(busy) or 'a process that cannot be seen'}",
+            holders=busy,
+            hint="end what uses it, then unmount again",
+        ) from error

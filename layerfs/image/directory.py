@@ -10,9 +10,7 @@ from typing import BinaryIO
 
 from layerfs.archive.names import normalise
 from layerfs.errors import ImageError, show
-from layerfs.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
-
-_RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+from layerfs.linux.openat2 import open_beneath
 
 
 class DirectorySource:
@@ -39,12 +37,11 @@ class DirectorySource:
             if error.errno == errno.ELOOP:
                 raise ImageError(f"{what}: reached through a symbolic link, which is not followed") from error
             raise ImageError(f"{what}: {error.strerror}") from error
-        file = open(fd, "rb")
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            file.close()
+            os.close(fd)
             raise ImageError(f"{what}: not a regular file")
-        return file, status.st_size
+        return os.fdopen(fd, "rb"), status.st_size
 
     def top(self) -> list[bytes]:
         fd = self._open(b"", os.O_RDONLY | os.O_DIRECTORY)
@@ -57,4 +54,4 @@ class DirectorySource:
         os.close(self._root)
 
     def _open(self, name: bytes, flags: int) -> int:
-        return openat2(self._root, normalise(name) or b".", flags | os.O_CLOEXEC, resolve=_RESOLVE)
+        return open_beneath(self._root, normalise(name), flags)

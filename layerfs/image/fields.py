@@ -43,12 +43,18 @@ class Field:
 
     def get(self, name: str) -> Field | None:
         """A member of an object; None when it is missing or null."""
-        value = self._object().get(name)
+        value = self.members().get(name)
         return None if value is None else self._child(name, value)
 
     def need(self, name: str) -> Field:
         """A member that must be there."""
         return self.get(name) or self._child(name, None).fail("missing")
+
+    def members(self) -> dict[str, object]:
+        """The members of an object, as they are."""
+        if not isinstance(self.value, dict):
+            self._wrong("an object")
+        return self.value
 
     def items(self) -> list[Field]:
         """The elements of a list."""
@@ -86,17 +92,12 @@ class Field:
 
     def mapping(self) -> dict[str, str]:
         """An object whose values are strings."""
-        return {name: self._child(name, value).text() for name, value in self._object().items()}
+        return {name: self._child(name, value).text() for name, value in self.members().items()}
 
     def text_or(self, name: str, default: str = "") -> str:
         """The text of a member that may be missing."""
         member = self.get(name)
         return default if member is None else member.text()
-
-    def _object(self) -> dict[str, object]:
-        if not isinstance(self.value, dict):
-            self._wrong("an object")
-        return self.value
 
     def _child(self, name: str, value: object) -> Field:
         return Field(self.file, value, f"{self.at}.{name}" if self.at else name)

@@ -59,14 +59,13 @@ class Descriptor:
 
     @classmethod
     def read(cls, field: Field) -> Descriptor:
-        annotations = field.get("annotations")
         return cls(
             field=field,
             media_type=field.text_or("mediaType"),
             digest=field.need("digest").digest(),
             size=field.need("size").size(),
             platform=_platform(field.get("platform")),
-            annotations=annotations.mapping() if annotations else {},
+            annotations=_annotations(field),
             artifact_type=field.text_or("artifactType"),
         )
 
@@ -81,18 +80,14 @@ class Manifest:
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
+    annotations: Mapping[str, str]
 
     @classmethod
     def read(cls, document: Field) -> Manifest:
-        """:class:`~layerfs.errors.ImageError` for an artifact: something else packed as an image."""
-        config = Descriptor.read(document.need("config"))
-        if config.media_type not in CONFIGS:
-            kind = document.text_or("artifactType") or config.media_type
-            document.fail(f"an artifact of type {kind!r}, not an image: it has no root file system")
         layers = tuple(Descriptor.read(item) for item in document.need("layers").items())
         for layer in layers:
             _check_layer_type(layer)
-        return cls(config, layers)
+        return cls(Descriptor.read(document.need("config")), layers, _annotations(document))
 
 
 @attrs.frozen
@@ -134,7 +129,8 @@ class FoundImage:
     layers: tuple[FoundLayer, ...]
     names: tuple[str, ...]
     """Full names."""
-    manifest: bytes | None = None
+    annotations: Mapping[str, str] = attrs.field(factory=dict)
+    """Of its manifest."""
 
 
 def is_foreign(layer: Descriptor) -> bool:
@@ -150,6 +146,11 @@ def _check_layer_type(layer: Descriptor) -> None:
         layer.field.fail("an encrypted layer; decrypt the image first (skopeo copy --decryption-key)")
     if not _LAYER.fullmatch(layer.media_type):
         layer.field.fail(f"{layer.media_type!r} is not the media type of a layer")
+
+
+def _annotations(field: Field) -> Mapping[str, str]:
+    found = field.get("annotations")
+    return found.mapping() if found else {}
 
 
 def _platform(field: Field | None) -> Platform | None:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from layerfs.archive.compression import Compression, detect, open_decompressed
 from layerfs.archive.streams import CHUNK
 from layerfs.image.directory import DirectorySource
-from layerfs.image.source import Source
+from layerfs.image.source import Source, naming
 from layerfs.image.tarball import TarSource
 from layerfs.progress import Progress
 
@@ -21,7 +21,7 @@ _MAGIC = 16
 
 
 @contextmanager
-def open_source(source: Path | BinaryIO, scratch: Path, progress: Progress) -> Iterator[Source]:
+def open_source(source: str | Path | BinaryIO, scratch: Path, progress: Progress) -> Iterator[Source]:
     """The archive at a path or in a stream.
 
     What cannot be read in place (a pipe, a compressed tar) is first written to an unnamed file in
@@ -35,21 +35,22 @@ def open_source(source: Path | BinaryIO, scratch: Path, progress: Progress) -> I
         opened.close()
 
 
-def _open(source: Path | BinaryIO, scratch: Path, progress: Progress) -> Source:
-    if not isinstance(source, Path):
+def _open(source: str | Path | BinaryIO, scratch: Path, progress: Progress) -> Source:
+    if not isinstance(source, str | Path):
         name = getattr(source, "name", None)
         return _open_tar(source, name if isinstance(name, str) else "stream", scratch, progress)
-    if source.is_dir():
-        return DirectorySource(source)
+    if os.path.isdir(source):
+        return DirectorySource(Path(source))
     with open(source, "rb") as file:
         return _open_tar(file, str(source), scratch, progress)
 
 
 def _open_tar(file: BinaryIO, label: str, scratch: Path, progress: Progress) -> Source:
     start = _plain_from(file)
-    if start is not None:
-        return TarSource(os.dup(file.fileno()), label, start)
-    return TarSource(_spool(open_decompressed(file), label, scratch, progress), label)
+    with naming(label):
+        if start is not None:
+            return TarSource(os.dup(file.fileno()), label, start)
+        return TarSource(_spool(open_decompressed(file), label, scratch, progress), label)
 
 
 def _plain_from(file: BinaryIO) -> int | None:

@@ -6,9 +6,11 @@ and no name reaches outside: see :mod:`layerfs.image.directory` and :mod:`layerf
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
-from layerfs.errors import ImageError, show
+from layerfs.errors import BadData, ImageError, show
 from layerfs.image.fields import MAX_JSON, Field
 
 
@@ -34,6 +36,17 @@ class Source(Protocol):
 def where(source: Source, name: bytes) -> str:
     """What errors call a file of an archive."""
     return f"{source.label}: {show(name)}"
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Puts ``what`` in front of a :class:`~layerfs.errors.BadData` of the block that does not begin so."""
+    try:
+        yield
+    except BadData as error:
+        if not str(error).startswith(what):
+            error.args = (f"{what}: {error}",)
+        raise
 
 
 def read_small(source: Source, name: bytes) -> bytes:

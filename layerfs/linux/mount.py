@@ -122,18 +122,18 @@ def release(target: Path) -> None:
             if error.errno != errno.EBUSY:
                 raise
             umount(target, lazy=True)
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            target.rmdir()
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
+    try:
+        target.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            raise
 
 
 # Overlay directories in options
 
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _TOKEN = re.compile(r"\\.|[^\\]", re.DOTALL)
+
 
 def escape_lower(path: str | Path) -> str:
     """``path`` as it stands in the value of ``lowerdir``; right for ``upperdir`` and ``workdir``, too.
@@ -201,29 +201,34 @@ def takes_single_layers() -> bool:
 
 def _overlay_by_layer(source: str, options: Sequence[str], target: Path) -> None:
     overlay = _Overlay(options)
-    with contextlib.ExitStack() as opened, _fs_context("overlay") as context:
-
-        def short(path: str) -> str:
-            if len(os.fsencode(path)) <= _LONGEST_STRING:
-                return path
-            return f"/proc/self/fd/{opened.enter_context(_directory(path))}"
-
+    with _fs_context("overlay") as context:
         context.set("source", source)
         for path in overlay.lower:
-            context.set("lowerdir+", short(path))
+            with _short(path) as name:
+                context.set("lowerdir+", name)
         for key, path in overlay.directories.items():
-            context.set(key, short(path).replace("\\", "\\\\"))
+            with _short(path) as name:
+                context.set(key, name.replace("\\", "\\\\"))
         attributes = 0
         for option in overlay.rest:
             key, equals, value = option.partition("=")
             attributes |= _FLAGS.get(option, (0, 0))[1]
             if equals:
+                # An SELinux context holds commas, for which mount(2) wants it in quotes.
                 context.set(key, value.strip('"'))
-            elif option not in _FLAGS:
+            elif option == "ro" or option not in _FLAGS:
                 context.set(option, None)
-            elif option == "ro":
-                context.set("ro", None)
         context.attach(attributes, target)
+
+
+@contextlib.contextmanager
+def _short(path: str) -> Iterator[str]:
+    """A name for the directory that fits fsconfig(2), even escaped. The kernel looks it up at once."""
+    if len(os.fsencode(path)) + path.count("\\") <= _LONGEST_STRING:
+        yield path
+        return
+    with _directory(path) as fd:
+        yield f"/proc/self/fd/{fd}"
 
 
 class _Context:

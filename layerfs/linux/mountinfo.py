@@ -72,6 +72,17 @@ def mounts() -> list[MountEntry]:
     return parse(Path("/proc/self/mountinfo").read_bytes())
 
 
+def mount_of(path: Path) -> MountEntry:
+    """The mount that ``path``, which must exist, lies on."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        info = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    finally:
+        os.close(fd)
+    mount_id = int(info.partition("mnt_id:")[2].split(maxsplit=1)[0])
+    return next(entry for entry in mounts() if entry.mount_id == mount_id)
+
+
 def mounts_below(path: Path) -> list[MountEntry]:
     """The mounts at or below ``path``. Unmounting them in reverse order gets rid of all."""
     top = _canonical(path)

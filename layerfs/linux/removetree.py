@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from pathlib import Path
 
 from layerfs.linux.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
@@ -15,29 +14,39 @@ _BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
 
 
 def remove_tree(path: Path) -> None:
-    """Delete ``path`` and everything in it. A path that is not there is no error.
-
-    Nobody may rename directories of the tree meanwhile. A mount within is not entered: EBUSY, and what
-    lies beside it may be gone. Directories that their owner locked himself out of are opened up.
-    """
-    name = os.fsencode(path.name)
+    """Delete ``path`` and everything in it; what is not there is no error. See :func:`remove_at`."""
     try:
         parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
-        if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-            _empty(parent, name)
-            os.rmdir(name, dir_fd=parent)
-        else:
-            os.unlink(name, dir_fd=parent)
-    except FileNotFoundError:
-        if os.path.lexists(path):
-            raise
+        remove_at(parent, os.fsencode(path.name))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(parent)
+
+
+def remove_at(dir_fd: int, name: bytes) -> bool:
+    """Delete ``name``, one component, in the open directory ``dir_fd``, and everything in it.
+
+    False when there is no such thing. Several processes may delete one tree together; nobody may rename
+    its directories meanwhile. A mount within is not entered: EBUSY, and what lies beside it may be
+    gone. Directories that their owner has locked himself out of are opened up.
+    """
+    there = False
+    while True:
+        try:
+            os.unlink(name, dir_fd=dir_fd)
+            return True
+        except FileNotFoundError:
+            return there
+        except IsADirectoryError:
+            there = True
+        # Not there any more, or not empty: another process is at work in the same tree.
+        with contextlib.suppress(FileNotFoundError):
+            _empty(dir_fd, name)
+            _remove_directory(dir_fd, name)
 
 
 def _empty(parent: int, name: bytes) -> None:
@@ -47,9 +56,9 @@ def _empty(parent: int, name: bytes) -> None:
     nobody moves anything.
     """
     here = _enter(parent, name)
-    below = [_remove_files(here)]  # for each directory on the way, its directories still to be removed
-    names: list[bytes] = []
     try:
+        below = [_remove_files(here)]  # for each directory on the way, its directories still to be removed
+        names: list[bytes] = []
         while True:
             if below[-1]:
                 child = below[-1].pop()
@@ -58,7 +67,7 @@ def _empty(parent: int, name: bytes) -> None:
                 below.append(_remove_files(here))
             elif names:
                 here = _step(here, os.open(b"..", _DIRECTORY, dir_fd=here))
-                os.rmdir(names.pop(), dir_fd=here)
+                _remove_directory(here, names.pop())
                 below.pop()
             else:
                 return
@@ -72,24 +81,24 @@ def _step(old: int, new: int) -> int:
 
 
 def _enter(parent: int, name: bytes) -> int:
-    for unlock in (True, False):
-        try:
-            fd = openat2(parent, name, _DIRECTORY, resolve=_BENEATH)
-        except PermissionError:
-            if not unlock:
-                raise
-            os.chmod(name, 0o700, dir_fd=parent)
-        except OSError as error:
-            if error.errno == errno.EXDEV:
-                raise OSError(errno.EBUSY, "something is mounted on it", os.fsdecode(name)) from error
-            raise
-        else:
-            break
-    mode = os.fstat(fd).st_mode
-    if mode & 0o700 != 0o700:
+    try:
+        fd = _open(parent, name)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=parent)
+        fd = _open(parent, name)
+    if os.fstat(fd).st_mode & 0o700 != 0o700:
         with contextlib.suppress(PermissionError):  # then the privilege that opened it serves here as well
             os.fchmod(fd, 0o700)
     return fd
+
+
+def _open(parent: int, name: bytes) -> int:
+    try:
+        return openat2(parent, name, _DIRECTORY, resolve=_BENEATH)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise OSError(errno.EBUSY, "something is mounted on it", os.fsdecode(name)) from error
+        raise
 
 
 def _remove_files(fd: int) -> list[bytes]:
@@ -101,5 +110,11 @@ def _remove_files(fd: int) -> list[bytes]:
             if entry.is_dir(follow_symlinks=False):
                 directories.append(name)
             else:
-                os.unlink(name, dir_fd=fd)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=fd)
     return directories
+
+
+def _remove_directory(dir_fd: int, name: bytes) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(name, dir_fd=dir_fd)

@@ -15,18 +15,22 @@ _ABSENT = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
 
 
 def read_all(file: int | bytes) -> dict[bytes, bytes]:
-    """All attributes of an open file (not ``O_PATH``) or of the file a path names, which may be a link.
+    """All attributes of an open file (also ``O_PATH``) or of the file a path names, which may be a link.
 
     Empty where the file system keeps none. ``trusted.*`` is seen only with CAP_SYS_ADMIN.
     """
     follow = isinstance(file, int)
+    if isinstance(file, int):
+        # Of an O_PATH descriptor, which listxattr does not take, the magic link leads to the inode
+        # itself, and the walk ends there even when that is a symlink.
+        file = b"/proc/self/fd/%d" % file
+    found: dict[bytes, bytes] = {}
     try:
         names = os.listxattr(file, follow_symlinks=follow)
     except OSError as error:
         if error.errno in _ABSENT:
-            return {}
+            return found
         raise
-    found: dict[bytes, bytes] = {}
     for name in names:
         try:
             found[os.fsencode(name)] = os.getxattr(file, name, follow_symlinks=follow)

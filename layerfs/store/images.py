@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import attrs
 
 from layerfs.errors import Conflict, ImageNotFound, InvalidID, LayerInUse, LayerNotFound, NotFound
 from layerfs.ids import ChainID, Digest, digest_of
 from layerfs.store import rows
 from layerfs.store.metadata import Database
-from layerfs.store.records import BlobInfo, ImageInfo, ImageRecord
+
+
+@attrs.frozen
+class BlobInfo:
+    """A layer as it was shipped."""
+
+    media_type: str
+    digest: Digest
+    size: int
+
+
+@attrs.frozen(kw_only=True)
+class ImageRecord:
+    """An image: what it says of itself, and the layers it stands upon."""
+
+    id: Digest
+    """Digest of ``config``."""
+    config: bytes
+    """Byte for byte as it was shipped."""
+    layers: tuple[ChainID, ...]
+    """The whole chain, first layer first."""
+    blobs: tuple[BlobInfo | None, ...] = ()
+    """For each layer how it was shipped, None where that is not known; empty: not known for any."""
+    annotations: Mapping[str, str] = attrs.field(factory=dict)
+    """Of its manifest."""
+
+
+@attrs.frozen(kw_only=True)
+class ImageInfo:
+    """An image in a list."""
+
+    id: Digest
+    names: tuple[str, ...]
+    layers: tuple[ChainID, ...]
+    size: int
+    """Bytes of file content of all its layers, those it shares with other images too."""
+    created_ns: int
+    """When it came into this store."""
 
 
 def add(db: Database, image: ImageRecord, names: Sequence[str]) -> None:
-    """Keep an image and point names at it. One that is there already gets the manifest and blobs anew."""
+    """Keep an image and point names at it. What the record does not tell of one
+    that is there already (annotations, how a layer was shipped) stays."""
     if digest_of(image.config) != image.id:
         raise InvalidID(f"{image.id} is not the digest of the image's config")
     if image.blobs and len(image.blobs) != len(image.layers):
@@ -22,11 +63,12 @@ def add(db: Database, image: ImageRecord, names: Sequence[str]) -> None:
     with db.transaction(sync=True):
         cache_ids = [_cache_id(db, chain_id) for chain_id in image.layers]
         db.execute(
-            "INSERT INTO images (id, config, manifest, created_ns) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET manifest = coalesce(excluded.manifest, manifest)",
+            "INSERT INTO images (id, config, annotations, created_ns) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET annotations = excluded.annotations"
+            " WHERE excluded.annotations != '{}'",
             image.id,
             image.config,
-            image.manifest,
+            json.dumps(dict(image.annotations)),
             time.time_ns(),
         )
         for position, (cache_id, blob) in enumerate(zip(cache_ids, blobs, strict=True)):
@@ -59,19 +101,21 @@ def find(db: Database, name_or_id: str) -> Digest:
 def record(db: Database, name_or_id: str) -> ImageRecord:
     """Everything that was added. Errors as :func:`find`."""
     id = find(db, name_or_id)
-    row = db.row("SELECT config, manifest FROM images WHERE id = ?", id)
+    row = db.row("SELECT config, annotations FROM images WHERE id = ?", id)
     if row is None:
         raise _no_image(db, name_or_id)
     layers = db.rows(
-        "SELECT chain_id, blob_digest, blob_size, blob_media_type"
+        "SELECT chain_id, blob_media_type, blob_digest, blob_size"
         " FROM image_layers JOIN layers ON cache_id = layer WHERE image = ? ORDER BY position",
         id,
     )
-    blobs = tuple(None if digest is None else BlobInfo(digest, size, kind) for _, digest, size, kind in layers)
+    blobs = tuple(
+        None if digest is None else BlobInfo(kind, digest, size) for _, kind, digest, size in layers
+    )
     return ImageRecord(
         id=id,
         config=row[0],
-        manifest=row[1],
+        annotations=json.loads(row[1]),
         layers=tuple(ChainID(chain_id) for chain_id, *_ in layers),
         blobs=blobs if any(blobs) else (),
     )
@@ -112,7 +156,9 @@ def remove(db: Database, name_or_id: str, *, force: bool) -> list[str]:
     """
     with db.transaction(sync=True):
         id = find(db, name_or_id)
-        names = [str(name) for (name,) in db.rows("SELECT name FROM image_names WHERE image = ? ORDER BY name", id)]
+        names = [
+            str(name) for (name,) in db.rows("SELECT name FROM image_names WHERE image = ? ORDER BY name", id)
+        ]
         if name_or_id in names and len(names) > 1:
             db.execute("DELETE FROM image_names WHERE name = ?", name_or_id)
             return [name_or_id]
@@ -127,7 +173,9 @@ def _refuse_used(db: Database, id: Digest, names: Sequence[str]) -> None:
         raise Conflict(
             f"image {id} has several names: {', '.join(names)}", hint="remove the names, or force the removal"
         )
-    containers = db.rows("SELECT name FROM containers WHERE image = ? AND state != 'removing' ORDER BY name", id)
+    containers = db.rows(
+        "SELECT name FROM containers WHERE image = ? AND state != 'removing' ORDER BY name", id
+    )
     if containers:
         users = [f"container {name}" for (name,) in containers]
         raise LayerInUse(
@@ -143,7 +191,8 @@ def _infos(db: Database, only: Digest | None) -> list[ImageInfo]:
         names.setdefault(image, []).append(name)
     layers: dict[str, list[tuple[ChainID, int]]] = {}
     for image, chain_id, size in db.rows(
-        "SELECT image, chain_id, size FROM image_layers JOIN layers ON cache_id = layer ORDER BY image, position"
+        "SELECT image, chain_id, size FROM image_layers JOIN layers ON cache_id = layer"
+        " ORDER BY image, position"
     ):
         layers.setdefault(image, []).append((chain_id, size))
     found = db.rows("SELECT id, created_ns FROM images ORDER BY created_ns DESC, id")
@@ -169,15 +218,15 @@ def _cache_id(db: Database, chain_id: ChainID) -> str:
 
 def _put_layer(db: Database, image: Digest, position: int, cache_id: str, blob: BlobInfo | None) -> None:
     db.execute(
-        "INSERT INTO image_layers (image, position, layer, blob_digest, blob_size, blob_media_type)"
+        "INSERT INTO image_layers (image, position, layer, blob_media_type, blob_digest, blob_size)"
         " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (image, position) DO UPDATE SET layer = excluded.layer,"
+        " blob_media_type = coalesce(excluded.blob_media_type, blob_media_type),"
         " blob_digest = coalesce(excluded.blob_digest, blob_digest),"
-        " blob_size = coalesce(excluded.blob_size, blob_size),"
-        " blob_media_type = coalesce(excluded.blob_media_type, blob_media_type)",
+        " blob_size = coalesce(excluded.blob_size, blob_size)",
         image,
         position,
         cache_id,
-        *((None, None, None) if blob is None else (blob.digest, blob.size, blob.media_type)),
+        *((None, None, None) if blob is None else (blob.media_type, blob.digest, blob.size)),
     )
 
 

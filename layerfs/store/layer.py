@@ -12,7 +12,7 @@ from typing import BinaryIO
 from layerfs.driver import Usage
 from layerfs.errors import StoreDamaged, translated
 from layerfs.ids import ChainID, DiffID
-from layerfs.store import references
+from layerfs.store import references, rows
 from layerfs.store.core import Core
 from layerfs.store.records import LayerInfo
 
@@ -45,6 +45,11 @@ class Layer:
     def size(self) -> int:
         """Bytes of file content that the layer itself holds."""
         return self.info.size
+
+    @property
+    def tar_size(self) -> int:
+        """Bytes that :meth:`tar` gives."""
+        return self.info.tar_size
 
     @property
     def depth(self) -> int:
@@ -111,6 +116,18 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"<Layer {self.chain_id}>"
+
+
+def take(core: Core, chain: ChainID) -> Layer | None:
+    """A handle of the layer, if it is there."""
+    if rows.find_layer(core.db, chain) is None:
+        return None
+    owner = core.owner.id
+    with core.db.transaction():
+        info = rows.find_layer(core.db, chain)
+        if info is None:
+            return None
+        return Layer(core, info, references.take(core.db, owner, info.cache_id))
 
 
 class _Held(io.RawIOBase):

@@ -11,7 +11,6 @@ import contextlib
 import os
 import sqlite3
 import threading
-import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from layerfs.errors import (
     LayerfsError,
     NoSpace,
     NotSupported,
+    PermissionRefused,
     ReadOnly,
     StoreDamaged,
     StoreLocked,
@@ -60,10 +60,10 @@ CREATE TABLE layers (
     chain_id     TEXT,                                      -- NULL until it is known
     diff_id      TEXT,
     size         INTEGER,                                   -- file content of this layer alone
-    tar_size     INTEGER,                                   -- its uncompressed tar; record in split/<cache_id>
+    tar_size     INTEGER,                                   -- its tar; the record is split/<cache_id>
     depth        INTEGER NOT NULL,                          -- 1: upon nothing
     created_ns   INTEGER NOT NULL,
-    durable      INTEGER NOT NULL DEFAULT 0,                -- 1: its bytes were flushed before this was written
+    durable      INTEGER NOT NULL DEFAULT 0,                -- 1: flushed to the disk before this said so
     CHECK (state != 'ready' OR (chain_id IS NOT NULL AND diff_id IS NOT NULL
                                 AND size IS NOT NULL AND tar_size IS NOT NULL))
 );
@@ -92,7 +92,7 @@ CREATE INDEX containers_parent ON containers (parent);
 CREATE TABLE images (
     id           TEXT PRIMARY KEY,                          -- digest of config
     config       BLOB NOT NULL,
-    manifest     BLOB,
+    annotations  TEXT NOT NULL,                             -- of its manifest, a JSON object
     created_ns   INTEGER NOT NULL                           -- when it came into this store
 );
 
@@ -101,9 +101,9 @@ CREATE TABLE image_layers (
     image            TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
     position         INTEGER NOT NULL,
     layer            TEXT NOT NULL REFERENCES layers,
+    blob_media_type  TEXT,
     blob_digest      TEXT,
     blob_size        INTEGER,
-    blob_media_type  TEXT,
     PRIMARY KEY (image, position)
 ) WITHOUT ROWID;
 CREATE INDEX image_layers_layer ON image_layers (layer);
@@ -121,6 +121,7 @@ CREATE TABLE refs (
 );
 CREATE INDEX refs_layer ON refs (layer);
 """
+
 
 Row = tuple[Any, ...]
 
@@ -146,7 +147,7 @@ class Database:
         path = root / FILE_NAME
         with _translated(path):
             if read_only:
-                return cls(_connect_read_only(path), read_only=True)
+                return cls._open_read_only(path)
             connection = sqlite3.connect(
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
@@ -158,6 +159,17 @@ class Database:
                 connection.close()
                 raise
         return cls(connection, read_only=False)
+
+    @classmethod
+    def _open_read_only(cls, path: Path) -> Database:
+        connection = _connect_read_only(path)
+        try:
+            if _version(connection, path) == 0:
+                raise StoreDamaged(f"{path}: holds no store")
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection, read_only=True)
 
     @contextlib.contextmanager
     def transaction(self, *, sync: bool = False) -> Iterator[None]:
@@ -201,17 +213,28 @@ class Database:
 
     def driver(self) -> tuple[str, str] | None:
         """Name and entry point of the driver that the store belongs to; None for a new store."""
-        row = self.row("SELECT driver, entry_point FROM store")
-        return None if row is None else (str(row[0]), str(row[1]))
+        with self._lock, _translated():
+            return _driver(self._connection)
 
     def close(self) -> None:
         with self._lock, _translated():
             self._connection.close()
 
 
-def exists(root: Path) -> bool:
-    """Whether ``root`` holds a store."""
-    return (root / FILE_NAME).exists()
+def driver_of(root: Path) -> tuple[str, str] | None:
+    """Name and entry point of the driver that the store in ``root`` belongs to; None where no store is yet.
+    Writes nothing. Errors as for opening it."""
+    path = root / FILE_NAME
+    if not path.exists():
+        return None
+    with _translated(path), contextlib.closing(_connect_read_only(path)) as connection:
+        # Another process may be about to make it.
+        return _driver(connection) if _version(connection, path) else None
+
+
+def _driver(connection: sqlite3.Connection) -> tuple[str, str] | None:
+    row = connection.execute("SELECT driver, entry_point FROM store").fetchone()
+    return None if row is None else (str(row[0]), str(row[1]))
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
@@ -232,7 +255,9 @@ def _create(connection: sqlite3.Connection, root: Path) -> None:
         with FileLock(locks / "create"):
             if _version(connection, root / FILE_NAME) == 0:
                 connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+                connection.executescript(
+                    f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;"
+                )
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
@@ -249,20 +274,19 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
         )
     # immutable: no locks and no shared memory, https://www.sqlite.org/uri.html#uriimmutable
     query = "mode=ro" if unwritten else "mode=ro&immutable=1"
-    connection = sqlite3.connect(
-        f"file:{urllib.parse.quote(os.fspath(path))}?{query}",
+    return sqlite3.connect(
+        f"file:{_quoted(path)}?{query}",
         uri=True,
         timeout=BUSY_TIMEOUT_S,
         isolation_level=None,
         check_same_thread=False,
     )
-    try:
-        if _version(connection, path) == 0:
-            raise StoreDamaged(f"{path}: holds no store")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+
+
+def _quoted(path: Path) -> str:
+    """For a URI; urllib.parse would be a third of the cost of opening a store."""
+    text = os.fspath(path).replace("%", "%25")
+    return text.replace("?", "%3f").replace("#", "%23")
 
 
 @contextlib.contextmanager
@@ -283,6 +307,8 @@ def _from_sqlite(error: sqlite3.Error, path: Path | None) -> LayerfsError:
         return NoSpace(text)
     if code == sqlite3.SQLITE_READONLY:
         return ReadOnly(text)
+    if code == sqlite3.SQLITE_CANTOPEN and path is not None and not os.access(path.parent, os.W_OK):
+        return PermissionRefused(text)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StoreDamaged(text)
     return SystemFailure(text)

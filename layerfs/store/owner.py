@@ -42,7 +42,10 @@ class Owner:
         try:
             with self._db.transaction():
                 self._db.insert(
-                    "INSERT INTO owners (id, pid, created_ns) VALUES (?, ?, ?)", name, os.getpid(), time.time_ns()
+                    "INSERT INTO owners (id, pid, created_ns) VALUES (?, ?, ?)",
+                    name,
+                    os.getpid(),
+                    time.time_ns(),
                 )
         except BaseException:
             file.release()
@@ -65,7 +68,15 @@ def dead_owners(db: Database, directory: Path) -> list[str]:
     return [name for (name,) in db.rows("SELECT id FROM owners") if not _is_alive(directory / name)]
 
 
+def sweep(directory: Path) -> None:
+    """Remove the lock files in ``directory`` that no process holds."""
+    with translated(f"remove lock files from {directory}"):
+        for path in directory.iterdir():
+            _is_alive(path)
+
+
 def _is_alive(path: Path) -> bool:
+    """Whether somebody holds the file; one that nobody holds is removed."""
     try:
         with FileLock(path, blocking=False, unlink=True):
             return False

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import attrs
+
 from layerfs.errors import LayerfsError
+from layerfs.ids import ChainID
 from layerfs.store import references, rows
 from layerfs.store.core import Core
-from layerfs.store.records import LayerInfo, Pruned
+from layerfs.store.owner import sweep
+from layerfs.store.records import LayerInfo
 from layerfs.store.recovery import recover
 from layerfs.store.removal import remove_layer
 
 
-def prune(core: Core) -> Pruned:
+@attrs.frozen
+class Pruned:
+    """What :meth:`Store.prune` removed, and what it could not."""
+
+    layers: tuple[LayerInfo, ...] = ()
+    errors: tuple[LayerfsError, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of file content freed."""
+        return sum(layer.size for layer in self.layers)
+
+
+def prune(core: Core, only: Collection[ChainID] | None = None) -> Pruned:
     """Remove every layer that nothing references, and what earlier removals left. One that cannot be
-    removed does not stop the rest: its error is in the answer."""
-    errors = recover(core, retry=True)
+    removed does not stop the rest: its error is in the answer. ``only``: none but these layers."""
+    errors = recover(core, retry=only is None)
+    if only is None:
+        sweep(core.root / "owners")
+        sweep(core.root / "locks")
     removed = []
-    for layer in _claim(core):
+    for layer in _claim(core, only):
         try:
             remove_layer(core, layer.cache_id, intact=True)
         except LayerfsError as error:
@@ -25,14 +47,21 @@ def prune(core: Core) -> Pruned:
     return Pruned(tuple(removed), tuple(errors))
 
 
-def _claim(core: Core) -> list[LayerInfo]:
+def _claim(core: Core, only: Collection[ChainID] | None) -> list[LayerInfo]:
     """Mark what nothing references as ours to remove, children before parents."""
     me = core.owner.id
     with core.db.transaction():
-        found = set(references.unreferenced(core.db))
-        layers = [layer for layer in rows.all_layers(core.db) if layer.cache_id in found]
+        candidates = set(references.unreferenced(core.db))
+        layers = []
+        kept = set()
+        for layer in reversed(rows.all_layers(core.db)):
+            wanted = layer.cache_id in candidates and (only is None or layer.chain_id in only)
+            if wanted and layer.chain_id not in kept:
+                layers.append(layer)
+            else:
+                kept.add(layer.parent)
         for layer in layers:
             core.db.execute(
                 "UPDATE layers SET state = 'removing', owner = ? WHERE cache_id = ?", me, layer.cache_id
             )
-    return layers[::-1]
+    return layers

@@ -5,8 +5,7 @@ from __future__ import annotations
 import attrs
 
 from layerfs.driver import CreateOptions
-from layerfs.errors import LayerfsError
-from layerfs.ids import CacheID, ChainID, DiffID, Digest, MountID
+from layerfs.ids import CacheID, ChainID, DiffID, MountID
 
 
 @attrs.frozen(kw_only=True)
@@ -41,53 +40,3 @@ class RWLayerInfo:
     """What the creator said it was made from; the store gives it no meaning."""
     options: CreateOptions
     created_ns: int
-
-
-@attrs.frozen
-class BlobInfo:
-    """A layer as it was shipped."""
-
-    digest: Digest
-    size: int
-    media_type: str
-
-
-@attrs.frozen(kw_only=True)
-class ImageRecord:
-    """An image: what it says of itself, byte for byte, and the layers it stands upon."""
-
-    id: Digest
-    """Digest of ``config``."""
-    config: bytes
-    layers: tuple[ChainID, ...]
-    """The whole chain, first layer first."""
-    manifest: bytes | None = None
-    """As it was shipped; None when it came without one."""
-    blobs: tuple[BlobInfo | None, ...] = ()
-    """For each layer how it was shipped, None where that is not known; empty: not known for any."""
-
-
-@attrs.frozen(kw_only=True)
-class ImageInfo:
-    """An image in a list."""
-
-    id: Digest
-    names: tuple[str, ...]
-    layers: tuple[ChainID, ...]
-    size: int
-    """Bytes of file content of all its layers, those it shares with other images too."""
-    created_ns: int
-    """When it came into this store."""
-
-
-@attrs.frozen
-class Pruned:
-    """What :meth:`Store.prune` removed, and what it could not."""
-
-    layers: tuple[LayerInfo, ...] = ()
-    errors: tuple[LayerfsError, ...] = ()
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of file content freed."""
-        return sum(layer.size for layer in self.layers)

@@ -40,7 +40,9 @@ def users(db: Database, cache_id: CacheID) -> list[str]:
     """What keeps a layer, as a person would name it: images, containers, layers upon it, processes."""
     return [
         *_images(db, cache_id),
-        *_named(db, "container", "SELECT name FROM containers WHERE parent = ? AND state != 'removing'", cache_id),
+        *_named(
+            db, "container", "SELECT name FROM containers WHERE parent = ? AND state != 'removing'", cache_id
+        ),
         *_named(db, "layer", "SELECT chain_id FROM layers WHERE parent = ? AND state = 'ready'", cache_id),
         *_named(
             db,

@@ -1,4 +1,4 @@
-"""Taking a layer or a container away: its row says ``removing``, the driver removes, the row goes.
+"""Taking a layer or a container away: the driver removes it, then its row goes.
 
 Killed anywhere in between, the row is left with a dead owner and the next opening goes on from there;
 a driver's ``remove`` can be repeated. What a driver refuses to remove stays ``removing`` without an owner,
@@ -14,7 +14,7 @@ from layerfs.store.core import Core
 
 
 def remove_layer(core: Core, cache_id: CacheID, *, intact: bool = False) -> None:
-    """Remove a layer whose row is ``removing`` and ours. ``intact``: it was ready until now."""
+    """Remove a layer whose row is not ready, and ours. ``intact``: it was ready until now."""
     try:
         _refuse_used(core, cache_id)
         with translated(f"remove layer {cache_id}"):
@@ -28,31 +28,41 @@ def remove_layer(core: Core, cache_id: CacheID, *, intact: bool = False) -> None
         core.db.execute("DELETE FROM layers WHERE cache_id = ?", cache_id)
 
 
-def remove_container(
-    core: Core, mount_id: MountID, init_id: MountID | None, *, intact: bool = False
-) -> None:
-    """Remove a container whose row is ``removing`` and ours. ``intact``: it was ready until now."""
+def remove_container(core: Core, mount_id: MountID, init_id: MountID | None, *, intact: bool = False) -> None:
+    """Remove a container whose row is not ready, and ours. ``intact``: it was ready until now."""
+    untouched = intact
     try:
-        with translated(f"remove container layer {mount_id}"):
-            core.driver.remove(mount_id)
+        for id in (mount_id, init_id):
+            if id is not None:
+                with translated(f"remove {id}"):
+                    core.driver.remove(id)
+                untouched = False
     except LayerfsError as error:
-        _let_go(core, "containers", "mount_id", mount_id, ready=intact and isinstance(error, MountBusy))
-        raise
-    try:
-        if init_id is not None:
-            with translated(f"remove init layer {init_id}"):
-                core.driver.remove(init_id)
-    except LayerfsError:
-        _let_go(core, "containers", "mount_id", mount_id, ready=False)
+        busy = isinstance(error, MountBusy)
+        _let_go(core, "containers", "mount_id", mount_id, ready=untouched and busy)
         raise
     with core.db.transaction():
         core.db.execute("DELETE FROM containers WHERE mount_id = ?", mount_id)
 
 
+def discard_layer(core: Core, cache_id: CacheID) -> None:
+    """Remove a layer of ours that is ``creating``; nothing else. The driver comes before the database: on a
+    full disk a row can only be written once there is room again."""
+    if core.db.row("SELECT 1 FROM layers WHERE cache_id = ? AND state = 'creating'", cache_id):
+        remove_layer(core, cache_id)
+
+
+def discard_container(core: Core, mount_id: MountID, init_id: MountID | None) -> None:
+    """Remove a container of ours that is ``creating``; nothing else."""
+    if core.db.row("SELECT 1 FROM containers WHERE mount_id = ? AND state = 'creating'", mount_id):
+        remove_container(core, mount_id, init_id)
+
+
 def _refuse_used(core: Core, cache_id: CacheID) -> None:
     """A parent goes after its children; one that could not be removed keeps it."""
     children = core.db.rows(
-        "SELECT cache_id FROM layers WHERE parent = ? UNION ALL SELECT mount_id FROM containers WHERE parent = ?",
+        "SELECT cache_id FROM layers WHERE parent = ?"
+        " UNION ALL SELECT mount_id FROM containers WHERE parent = ?",
         cache_id,
         cache_id,
     )
@@ -63,7 +73,7 @@ def _refuse_used(core: Core, cache_id: CacheID) -> None:
 
 def _let_go(core: Core, table: str, key: str, value: str, *, ready: bool) -> None:
     with core.db.transaction():
-        core.db.execute(f"UPDATE {table} SET owner = NULL WHERE {key} = ?", value)
+        core.db.execute(f"UPDATE {table} SET state = 'removing', owner = NULL WHERE {key} = ?", value)
         if ready:
             # OR IGNORE: its chainID or name may have been given anew while it was being removed.
             core.db.execute(f"UPDATE OR IGNORE {table} SET state = 'ready' WHERE {key} = ?", value)

@@ -23,15 +23,14 @@ SELECT name, mount_id, init_id, below.chain_id, image, size_limit, inode_limit, 
 FROM containers LEFT JOIN layers AS below ON below.cache_id = containers.parent
 """
 
-_ID_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
-
 _NotFoundKind = TypeVar("_NotFoundKind", bound=NotFound)
 
 
 def all_layers(db: Database) -> list[LayerInfo]:
     """Every layer that is ready, a parent before its children."""
     return [
-        _layer(row) for row in db.rows(_LAYERS + "WHERE layers.state = 'ready' ORDER BY layers.depth, layers.rowid")
+        _layer(row)
+        for row in db.rows(_LAYERS + "WHERE layers.state = 'ready' ORDER BY layers.depth, layers.rowid")
     ]
 
 
@@ -62,8 +61,14 @@ def layer_by_prefix(db: Database, text: str) -> LayerInfo:
     Errors: :class:`LayerNotFound`; :class:`InvalidID` when several layers begin so.
     """
     prefix = id_prefix(text)
-    found = [] if prefix is None else db.rows(
-        _LAYERS + "WHERE layers.state = 'ready' AND substr(layers.chain_id, 1, ?) = ? LIMIT 2", len(prefix), prefix
+    found = (
+        []
+        if prefix is None
+        else db.rows(
+            _LAYERS + "WHERE layers.state = 'ready' AND substr(layers.chain_id, 1, ?) = ? LIMIT 2",
+            len(prefix),
+            prefix,
+        )
     )
     if len(found) > 1:
         raise InvalidID(f"several layers begin with {text!r}", hint="give more digits")
@@ -83,18 +88,18 @@ def container(db: Database, name: str) -> RWLayerInfo:
 
 def all_containers(db: Database) -> list[RWLayerInfo]:
     """Every container that is ready, by name."""
-    return [_container(row) for row in db.rows(_CONTAINERS + "WHERE containers.state = 'ready' ORDER BY name")]
+    return [
+        _container(row) for row in db.rows(_CONTAINERS + "WHERE containers.state = 'ready' ORDER BY name")
+    ]
 
 
 def id_prefix(text: str) -> str | None:
     """``text`` as the beginning of a digest, ``sha256:`` and at least 4 hex digits; None if it is not one."""
-    match = _ID_PREFIX.fullmatch(text)
+    match = re.fullmatch(r"(?:sha256:)?([0-9a-f]{4,64})", text)
     return None if match is None else f"sha256:{match[1]}"
 
 
-def no_such(
-    kind: type[_NotFoundKind], what: str, name: str, known: Iterable[str]
-) -> _NotFoundKind:
+def no_such(kind: type[_NotFoundKind], what: str, name: str, known: Iterable[str]) -> _NotFoundKind:
     """The error for a name that is not there, with those that look like it."""
     import difflib
 

@@ -66,6 +66,10 @@ class Node:
         return stat.S_ISDIR(self.mode)
 
     @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
     def is_symlink(self) -> bool:
         return stat.S_ISLNK(self.mode)
 
@@ -97,6 +101,32 @@ class Tree:
 
 EMPTY = Tree({b"": UNLISTED})
 """What the first layer is applied upon."""
+
+
+def files(tree: Tree) -> Iterator[Node]:
+    """Every file of any type once, however many names it has."""
+    first = {min(names) for names in tree.links().values()}
+    return (tree.nodes[path] for path in first)
+
+
+def find(tree: Tree, path: bytes) -> Node | None:
+    """What ``path`` leads to inside ``tree``; links on the way, but not at the end, are followed."""
+    here, links = b"", 0
+    pending = deque(_components(path))
+    while pending:
+        name = pending.popleft()
+        node = tree.nodes.get(_join(here, name)) if name != b".." else tree.nodes[parent_of(here)]
+        if node is None or not pending:
+            return node
+        if node.is_symlink:
+            links += 1
+            if links > _MOST_LINKS:
+                return None
+            here = b"" if node.target.startswith(b"/") else here
+            pending.extendleft(reversed(_components(node.target)))
+        else:
+            here = _join(here, name) if name != b".." else parent_of(here)
+    return tree.nodes[here]
 
 
 def differences(actual: Tree, expected: Tree) -> list[str]:
@@ -147,13 +177,13 @@ def apply(tree: Tree, items: Iterable[Item]) -> Tree:
 
     Raises the :class:`~layerfs.errors.ArchiveError` that a driver raises for entries it must refuse.
     """
-    layer = _Layer()
+    layer = Layer()
     for entry, content in items:
         layer.add(entry, content)
     return layer.upon(tree)
 
 
-class _Layer:
+class Layer:
     """A layer by itself: what it makes and what it hides, wherever in the archive that is said.
 
     The two are kept apart until the end, so whether a mark stands before or after an entry cannot
@@ -170,7 +200,8 @@ class _Layer:
         self.pseudo_links: dict[bytes, Node] = {}
         """Files of aufs' ``.wh..wh.plnk``: no part of the tree, but hard links may name them."""
 
-    def add(self, entry: Entry, content: bytes) -> None:
+    def add(self, entry: Entry, content: bytes) -> Node | None:
+        """Take in the next entry. The answer is what it made, None for a mark."""
         path = normalise(entry.name)
         directory, _, name = path.rpartition(b"/")
         if not _is_meta(directory) and any(part.startswith(PREFIX) for part in directory.split(b"/")):
@@ -185,13 +216,12 @@ class _Layer:
         elif not path:
             if entry.type is not EntryType.DIRECTORY:
                 raise EntryRefused("the root can only be a directory", entry=entry.name)
-            self.made[b""] = _node(entry, content)
+            return self._put(b"", _node(entry, content))
         else:
             place = _join(self._make_directory(directory), name)
-            if entry.type is EntryType.HARDLINK:
-                self._put(place, self._linked(entry))
-            else:
-                self._put(place, _node(entry, content))
+            linked = entry.type is EntryType.HARDLINK
+            return self._put(place, self._linked(entry) if linked else _node(entry, content))
+        return None
 
     def _white_out(self, directory: bytes, name: bytes) -> None:
         if name in (b"", b".", b".."):
@@ -200,15 +230,13 @@ class _Layer:
         if where is not None:
             self.hidden.add(_join(where, name))
 
-    def _put(self, path: bytes, node: Node) -> None:
-        if node.is_directory:
-            if path not in self.made:
-                self.made[path] = None
-        else:
+    def _put(self, path: bytes, node: Node) -> Node:
+        if not node.is_directory:
             for below in [p for p in self.made if path in _ancestors(p)]:
                 del self.made[below]
             self.hidden.add(path)
         self.made[path] = node
+        return node
 
     def _linked(self, entry: Entry) -> Node:
         target = normalise(entry.linkname)
@@ -218,7 +246,9 @@ class _Layer:
         where = self._find_directory(directory)
         node = self.made.get(_join(where, name)) if where is not None else None
         if node is None or node.is_directory:
-            raise EntryRefused(f"hard link to {show(target)}, which this layer does not hold", entry=entry.name)
+            raise EntryRefused(
+                f"hard link to {show(target)}, which this layer does not hold", entry=entry.name
+            )
         return node
 
     def _find_directory(self, path: bytes) -> bytes | None:
@@ -284,7 +314,9 @@ def _is_meta(path: bytes) -> bool:
 
 def _node(entry: Entry, content: bytes) -> Node:
     return Node(
-        mode=_TYPE_BITS[entry.type] | entry.mode if entry.type is not EntryType.SYMLINK else stat.S_IFLNK | 0o777,
+        mode=_TYPE_BITS[entry.type] | entry.mode
+        if entry.type is not EntryType.SYMLINK
+        else stat.S_IFLNK | 0o777,
         uid=entry.uid,
         gid=entry.gid,
         mtime_ns=entry.mtime_ns,
@@ -324,18 +356,22 @@ def _own_changes(tree: Tree, old: Tree) -> Iterator[tuple[bytes, ChangeKind]]:
 
 
 def diff(tree: Tree, parent: Tree | None) -> list[Item]:
-    """The entries of the changeset's tar, in order. Sockets are left out: a tar cannot hold them."""
+    """The entries of the changeset's tar, in order.
+
+    A tar cannot hold a socket: a new one is left out, one that took the place of something whites that
+    out. Nor can it hold a name that means a whiteout: :class:`~layerfs.errors.EntryRefused`.
+    """
     links = tree.links()
     items: list[Item] = []
     for change in changes(tree, parent):
-        if change.kind is ChangeKind.DELETED:
-            directory, _, name = change.path.rpartition(b"/")
+        directory, _, name = change.path.rpartition(b"/")
+        if change.kind is not ChangeKind.DELETED and name.startswith(PREFIX):
+            raise EntryRefused("a layer cannot hold a name that means a whiteout", entry=change.path)
+        node = tree.nodes.get(change.path)
+        if node is not None and not stat.S_ISSOCK(node.mode):
+            items.append(_item(change.path, node, min(links[change.path], key=order)))
+        elif change.kind is not ChangeKind.ADDED:
             items.append((_whiteout(_join(directory, PREFIX + name)), b""))
-            continue
-        node = tree.nodes[change.path]
-        if not stat.S_ISSOCK(node.mode):
-            first = min(links[change.path], key=order)
-            items.append(_item(change.path, node, first))
     return items
 
 
@@ -346,7 +382,7 @@ def _whiteout(name: bytes) -> Entry:
 def _item(path: bytes, node: Node, first: bytes) -> Item:
     kind = _ENTRY_TYPE[stat.S_IFMT(node.mode)] if path == first else EntryType.HARDLINK
     entry = Entry(
-        name=path + b"/" if node.is_directory else path,
+        name=(path or b".") + b"/" if node.is_directory else path,
         type=kind,
         mode=stat.S_IMODE(node.mode),
         uid=node.uid,
@@ -361,11 +397,13 @@ def _item(path: bytes, node: Node, first: bytes) -> Item:
 
 
 def read_items(tar: BinaryIO) -> Iterator[Item]:
-    """The entries of a tar, sparse files filled in."""
+    """The entries of a tar, which is read to its end, sparse files filled in."""
     reader = TarReader(tar)
     for entry in reader:
         stored = b"".join(reader.chunks())
         yield entry, stored if entry.sparse is None else _filled(entry, stored)
+    for _ in reader.tail():
+        pass
 
 
 def _filled(entry: Entry, stored: bytes) -> bytes:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from layerfs.archive.entry import NO_XATTRS, Entry, EntryType
 from layerfs.errors import ArchiveError
+from layerfs.testing.actions import ACTIONS, Action
 from layerfs.testing.entries import ACL, CAP_NET_RAW, DAY, hard_link, opaque, symlink, whiteout
-from layerfs.testing.model import EMPTY, Item, apply
+from layerfs.testing.model import Item, Layer
 
 PLAIN = (b"a", b"b", b"c")
 ODD = (
@@ -150,15 +151,25 @@ def _item(earlier: list[bytes]) -> st.SearchStrategy[Item]:
 def layers(draw: st.DrawFn, most: int = 12) -> list[Item]:
     """A layer that can be applied."""
     items: list[Item] = []
-    for item in draw(any_layers(most)):
+    layer = Layer()
+    for entry, content in draw(any_layers(most)):
         try:
-            apply(EMPTY, [*items, item])
+            layer.add(entry, content)
         except ArchiveError:
-            continue
-        items.append(item)
+            layer = Layer()  # the refused entry may have left something behind
+            for kept in items:
+                layer.add(*kept)
+        else:
+            items.append((entry, content))
     return items
 
 
 def chains(most: int = 4) -> st.SearchStrategy[list[list[Item]]]:
     """Layers upon one another, the first first."""
     return st.lists(layers(), min_size=1, max_size=most)
+
+
+def actions(most: int = 10) -> st.SearchStrategy[list[Action]]:
+    """What a container does, on paths that meet those of :func:`layers`."""
+    action = st.builds(Action, st.sampled_from(sorted(ACTIONS)), paths(), paths())
+    return st.lists(action, max_size=most)

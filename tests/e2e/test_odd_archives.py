@@ -36,10 +36,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chown(root / "data", 1234, 5_000_000)
     os.chmod(root / "data", 0o4755)
     with (root / "sparse").open("wb") as sparse:
-        for place in range(0, 40 << 20, 2 << 20):
+        for place in range(0, 8 << 20, 1 << 20):
             sparse.seek(place)
             sparse.write(b"island" * 1000)
-        sparse.truncate(50 << 20)
+        sparse.truncate(10 << 20)
     os.setxattr(root / "data", "user.note", b"\x00binary\xff")
     os.utime(root / "data", ns=(1_700_000_000_123_456_789, 1_700_000_000_123_456_789))
     os.utime(root / "empty", (-86400.5, -86400.5))
@@ -90,7 +90,14 @@ def twice(tree: Path) -> bytes:
     return out.getvalue()
 
 
-PLAIN = ("--exclude=./" + "d" * 90, "--exclude=longsoft", "--owner=0", "--group=0")
+def without_end(tar: bytes) -> bytes:
+    """The same without the blocks of zeros that end an archive."""
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        archive.getmembers()
+        return tar[: archive.offset]
+
+
+PLAIN = ("--exclude=./" + "d" * 90, "--exclude=./empty", "--exclude=longsoft", "--owner=0", "--group=0")
 MAKERS: dict[str, Callable[[Path], bytes]] = {
     "gnu-v7": gnu("--format=v7", *PLAIN, "--exclude=fifo"),
     "gnu-oldgnu": gnu("--format=oldgnu"),
@@ -103,15 +110,15 @@ MAKERS: dict[str, Callable[[Path], bytes]] = {
     "gnu-sparse-0.1": gnu("--format=pax", "--sparse", "--sparse-version=0.1"),
     "gnu-sparse-1.0": gnu("--format=pax", "--sparse", "--sparse-version=1.0", "--xattrs"),
     "bsd-pax": bsd("--format=pax", "--xattrs"),
-    "bsd-ustar": bsd("--format=ustar", *PLAIN[:2]),
+    "bsd-ustar": bsd("--format=ustar", *PLAIN[:3]),
     "bsd-gnutar": bsd("--format=gnutar"),
-    "bsd-v7": bsd("--format=v7", "--exclude=fifo", *PLAIN[:2]),
+    "bsd-v7": bsd("--format=v7", "--exclude=fifo", *PLAIN[:3]),
     "cpio-ustar": cpio("ustar"),
     "cpio-tar": cpio("tar"),
     "python-pax": python(tarfile.PAX_FORMAT),
     "python-gnu": python(tarfile.GNU_FORMAT),
     "twice": twice,
-    "no-end": lambda tree: python(tarfile.PAX_FORMAT)(tree).rstrip(b"\0"),
+    "no-end": lambda tree: without_end(python(tarfile.PAX_FORMAT)(tree)),
     "bytes-after-the-end": lambda tree: gnu("--format=gnu")(tree) + b"after the end" * 100,
     "empty": lambda tree: bytes(1024),
     "nothing": lambda tree: b"",
@@ -129,18 +136,11 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Store]]:
         store.close()
 
 
-def align(tar: bytes) -> bytes:
-    """Missing end blocks only: the last entry's content stays whole."""
-    return tar + bytes(-len(tar) % 512)
-
-
 @pytest.mark.parametrize("name", MAKERS)
 def test_comes_out_as_it_went_in_and_means_the_same_everywhere(
     name: str, tree: Path, stores: list[Store]
 ) -> None:
     tar = MAKERS[name](tree)
-    if name == "no-end":
-        tar = align(tar)
     plain = gzip.decompress(tar) if name == "gzip-members" else tar
     trees = []
     for store in stores:

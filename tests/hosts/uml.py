@@ -109,7 +109,8 @@ def _load_policy(work: Path) -> str:
     source, policy = Path(__file__).with_name("selinux.cil"), work / "policy"
     compile = [need.tool("secilc"), "-c", "33", "-o", str(policy), "-f", "/dev/null", str(source)]
     subprocess.run(compile, check=True)
-    return f"mount -t selinuxfs selinuxfs /sys/fs/selinux && cat {shlex.quote(str(policy))} >/sys/fs/selinux/load"
+    load = f"cat {shlex.quote(str(policy))} >/sys/fs/selinux/load"
+    return f"mount -t selinuxfs selinuxfs /sys/fs/selinux && {load}"
 
 
 def _check(report: Path, out: str) -> None:

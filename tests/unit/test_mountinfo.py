@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from layerfs.linux import mount
-from layerfs.linux.mountinfo import holders, is_mount, mounts, mounts_below, parse
+from layerfs.linux.mountinfo import holders, is_mount, mount_of, mounts, mounts_below, parse
 from tests.require import need
 
 LINES = rb"""22 28 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw
-46 28 0:40 / /tmp/a\040b\011c\012d\134040 ro,relatime shared:1 master:2 propagate_from:3 - overlay lay\040er ro,lowerdir=/a\134:b:/c
+46 28 0:40 / /a\040b\011c\012d\134040 ro,relatime shared:1 master:2 - overlay o\040v ro,lowerdir=/a\134:b:/c
 47 28 8:1 /sub/dir /bind rw - ext4 /dev/sda1 rw,prjquota
 49 28 0:42 / /nosource rw - tmpfs  rw,size=4k
 """
@@ -26,8 +26,8 @@ LINES = rb"""22 28 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw
 def test_parse() -> None:
     sysfs, overlay, bind, nosource = parse(LINES)
     assert (sysfs.mount_id, sysfs.parent_id, sysfs.device, sysfs.fstype) == (22, 28, (0, 20), "sysfs")
-    assert overlay.mount_point == b"/tmp/a b\tc\nd\\040"
-    assert (overlay.source, overlay.options) == (b"lay er", ("ro", "relatime"))
+    assert overlay.mount_point == b"/a b\tc\nd\\040"
+    assert (overlay.source, overlay.options) == (b"o v", ("ro", "relatime"))
     assert overlay.super_options == ("ro", "lowerdir=/a\\:b:/c")
     assert (bind.root, bind.source, bind.super_options) == (b"/sub/dir", b"/dev/sda1", ("rw", "prjquota"))
     assert (nosource.source, nosource.super_options) == (b"", ("rw", "size=4k"))
@@ -71,7 +71,7 @@ def test_is_mount(scratch: Path) -> None:
     mount.perform("bind", str(target / "below"), ["bind"], target / "below")
     assert is_mount(target / "below"), "a bind mount within one file system is one, too"
     with chdir(target):
-        assert is_mount(Path("."))
+        assert is_mount(Path())
 
 
 def test_mounts_below_in_an_order_to_unmount_by(scratch: Path) -> None:
@@ -84,6 +84,16 @@ def test_mounts_below_in_an_order_to_unmount_by(scratch: Path) -> None:
     for entry in reversed(found):
         mount.umount(Path(os.fsdecode(entry.mount_point)))
     assert not is_mount(outer) and is_mount(scratch / "out er2")
+
+
+def test_mount_of_a_file(scratch: Path) -> None:
+    outer = tmpfs(scratch / "outer")
+    inner = tmpfs(outer / "inner")
+    mount.perform("bind", str(outer), ["rbind"], inner)
+    (inner / "file").touch()
+    found = mount_of(inner / "file")
+    assert found.mount_point == os.fsencode(inner) and found == mounts_below(inner)[1]
+    assert mount_of(scratch) not in mounts_below(scratch)
 
 
 def test_own_namespace_holders(scratch: Path) -> None:
@@ -123,7 +133,8 @@ def test_a_container_with_a_root_of_its_own_is_found(scratch: Path) -> None:
     (target / "old").mkdir()
     script = (
         "import os, sys; from layerfs.linux.syscall import call\n"
-        "os.chdir(sys.argv[1]); call('pivot_root', b'.', b'old'); os.chdir('/'); call('umount2', b'/old', 2)\n"
+        "os.chdir(sys.argv[1]); call('pivot_root', b'.', b'old'); os.chdir('/')\n"
+        "call('umount2', b'/old', 2)\n"
         "print('up', flush=True); sys.stdin.read()"
     )
     unshare = [need.tool("unshare"), "--mount", "--propagation", "private"]

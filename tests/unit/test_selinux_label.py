@@ -1,4 +1,4 @@
-"""A label given to a mount is the label of every file in it. Needs a kernel with SELinux: tests/hosts has one."""
+"""A label given to a mount is the label of every file in it. ``tests/hosts`` has a kernel with SELinux."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import os
 import tarfile
 from pathlib import Path
 
-from layerfs_drivers.overlay import DRIVER
-
 from layerfs.driver import CreateOptions
 from layerfs.ids import parse_graph_id
+from layerfs_drivers.overlay import DRIVER
 from tests.require import need
 
 LABEL = "u:object_r:container"

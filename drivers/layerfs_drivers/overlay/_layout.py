@@ -4,25 +4,22 @@
 
     home/                     0700
     home/.empty/              the second lower directory of a mount that has but one layer
-    home/.removing-ID-XXXX/   a layer on its way out; it is no layer any more
+    home/.removing-XXXX/      a layer on its way out; it is no layer any more
     home/ID/
-    home/ID/lower             ids of the layers below, nearest first, one a line; may be empty
+    home/ID/lower             how many layers lie below, and their ids, nearest first, one a line
     home/ID/diff/             what the layer itself holds; the root carries the image's attributes
     home/ID/work/             overlay's scratch: there as long as the layer may be written
     runroot/mnt/ID/           where it is mounted
     runroot/counts/           how often
 
-``lower`` names all layers below, so that a mount reads one file and follows no chain. It is there
-once the layer is whole: a directory without it is a layer whose creation did not finish. Mount
+``lower`` names all layers below, so that a mount reads one file and follows no chain. It is written last:
+a layer where it is missing, or shorter than it says, is one whose creation did not finish. Mount
 points lie apart, so that a home that is read-only, or shared by several hosts, is never written.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,18 +60,17 @@ class Layout:
         return self.runroot / "mnt" / parse_graph_id(id)
 
     def make(self, *, read_only: bool) -> None:
-        """Make what every layer relies on, and finish the removals that a dead process left."""
+        """Make what every layer relies on."""
         for directory in (self.runroot, self.counts, self.runroot / "mnt"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if read_only:
             return
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.empty.mkdir(mode=0o755, exist_ok=True)
-        for name in os.listdir(self.home):
-            if name.startswith(_REMOVING):
-                # What cannot be swept now is no layer any more and does no harm; the next open tries again.
-                with contextlib.suppress(OSError):
-                    remove_tree(self.home / name)
+
+    def leftovers(self) -> list[Path]:
+        """What removals that did not finish left; no layers any more."""
+        return [self.home / name for name in os.listdir(self.home) if name.startswith(_REMOVING)]
 
     def exists(self, id: GraphID) -> bool:
         return self.layer(id).is_dir()
@@ -103,50 +99,41 @@ class Layout:
         """The layers below ``id``, nearest first."""
         self.require(id)
         try:
-            text = (self.layer(id) / "lower").read_text(encoding="ascii")
+            count, *ids = (self.layer(id) / "lower").read_text(encoding="ascii").split("\n")
         except FileNotFoundError:
+            count, ids = "", []
+        # What follows the last line break is empty.
+        if not ids or count != str(len(ids) - 1):
             raise StoreDamaged(
-                f"layer {id} has no file 'lower': its creation did not finish", hint="remove the layer"
-            ) from None
-        return [GraphID(line) for line in text.splitlines()]
+                f"the creation of layer {id} did not finish: its file 'lower' is missing or cut short",
+                hint="remove the layer",
+            )
+        return [GraphID(ancestor) for ancestor in ids[:-1]]
 
     def write_ancestors(self, id: GraphID, ancestors: list[GraphID]) -> None:
-        """Write ``lower``, and all that makes the layer, so that a loss of power keeps it."""
-        directory = self.layer(id)
-        new = directory / "lower.new"
-        with new.open("w", encoding="ascii") as file:
-            file.writelines(f"{ancestor}\n" for ancestor in ancestors)
+        """Write ``lower``, and see that a loss of power will not take the layer away again.
+
+        Syncing a new file makes the directories that lead to it durable as well, on every file system
+        that can hold an upper directory: one wait for the disk, where each directory would cost another.
+        """
+        with (self.layer(id) / "lower").open("x", encoding="ascii") as file:
+            file.writelines(f"{line}\n" for line in (len(ancestors), *ancestors))
             file.flush()
             os.fsync(file.fileno())
-        new.rename(directory / "lower")
-        for made in (directory, self.home):
-            _sync_directory(made)
 
     def is_writable(self, id: GraphID) -> bool:
         return self.work(id).is_dir()
 
     def seal(self, id: GraphID) -> None:
         """Make a layer read-only from now on."""
-        with contextlib.suppress(FileNotFoundError):
-            remove_tree(self.work(id))
+        remove_tree(self.work(id))
 
-    def remove(self, id: GraphID) -> None:
-        """The layer is gone at once; its files are when this returns."""
-        gone = self.home / f"{_REMOVING}{id[:150]}-{secrets.token_hex(8)}"
+    def detach(self, id: GraphID) -> Path | None:
+        """Make the layer vanish at once. The answer is where its files are now, to be removed without
+        hurry: what a dead process leaves there the next open removes. None: there is no such layer."""
+        gone = self.home / f"{_REMOVING}{os.urandom(16).hex()}"
         try:
             self.layer(id).rename(gone)
         except FileNotFoundError:
-            return
-        remove_tree(gone)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        # Some file systems cannot sync a directory, and say so.
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(fd)
+            return None
+        return gone

@@ -1,0 +1,48 @@
+"""How the overlay driver is found and opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from layerfs.driver import DriverInfo, Option, parse_options
+from layerfs.errors import translated
+
+if TYPE_CHECKING:
+    from layerfs_drivers.overlay.driver import OverlayDriver
+
+
+@attrs.frozen
+class _Options:
+    """There are none: every mount option that would change what a layer means is fixed."""
+
+
+@attrs.frozen
+class OverlayInfo:
+    name: str = "overlay"
+    priority: int = 100
+    summary: str = "the kernel's overlayfs: directories stacked by one mount, files copied when first written"
+    options: tuple[Option, ...] = ()
+
+    def probe(self, home: Path, runroot: Path) -> None:
+        from layerfs_drivers.overlay._probe import probe
+
+        probe(home)
+
+    def open(
+        self, home: Path, runroot: Path, options: Mapping[str, str], /, *, read_only: bool = False
+    ) -> OverlayDriver:
+        """A home that is there was tried out when it was made; a new one is tried out now."""
+        from layerfs_drivers.overlay.driver import OverlayDriver
+
+        parse_options(_Options, options, self.name)
+        with translated(f"open the overlay driver in {home}"):
+            if not read_only and not home.exists():
+                self.probe(home, runroot)
+            return OverlayDriver.open(home, runroot, read_only=read_only)
+
+
+DRIVER: DriverInfo = OverlayInfo()

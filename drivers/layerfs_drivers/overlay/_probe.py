@@ -1,0 +1,129 @@
+"""Whether overlay can work in a place: found out by doing it, on a small scale.
+
+What overlay cannot do on some file system or kernel shows in many ways, so the trial is a real mount in
+which a file and a directory are deleted and made again. Only then is the reason looked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from layerfs.archive.whiteout import WhiteoutFormat
+from layerfs.errors import NotSupported
+from layerfs.linux.mount import perform_all, umount
+from layerfs.linux.mountinfo import is_mount
+from layerfs.linux.removetree import remove_tree
+from layerfs.linux.userns import has_capability, in_user_namespace
+from layerfs_drivers.overlay._backing import file_system, nearest
+from layerfs_drivers.overlay._mounts import Stack
+
+_NO_UPPER = {"aufs", "ecryptfs", "fuse", "nfs", "nfs4", "overlay", "vfat"}
+"""File systems that overlay refuses for its upper directory, or that lose what it keeps there."""
+
+_OTHER_PLACE = "put the store on ext4, xfs (with ftype=1), btrfs or tmpfs"
+_BE_ROOT = "run as root, or inside: unshare --user --map-root-user --map-auto --mount"
+
+
+def probe(home: Path) -> None:
+    """Return if a store with overlay layers can be kept at ``home``; :class:`NotSupported` says why not.
+
+    Tries it in a temporary directory beside, or above, and leaves nothing there.
+    """
+    if not has_capability("CAP_SYS_ADMIN"):
+        raise NotSupported("overlay needs the right to mount (CAP_SYS_ADMIN)", hint=_BE_ROOT)
+    place = nearest(home)
+    with _scratch(place) as scratch:
+        _Trial(scratch, place).run()
+
+
+@contextlib.contextmanager
+def _scratch(place: Path) -> Iterator[Path]:
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=".layerfs-probe-", dir=place))
+    except OSError as error:
+        raise NotSupported(
+            f"overlay cannot be tried in {place}: {error.strerror}", hint="choose a root that can be written"
+        ) from error
+    try:
+        yield scratch
+    finally:
+        remove_tree(scratch)
+
+
+class _Trial:
+    """The layers ``one`` and ``two`` below ``upper``, all of them in ``scratch``."""
+
+    def __init__(self, scratch: Path, place: Path) -> None:
+        self.scratch = scratch
+        self.place = place
+        self.type = file_system(place)
+        self.in_userns = in_user_namespace()
+        self.format = WhiteoutFormat.OVERLAY_USER if self.in_userns else WhiteoutFormat.OVERLAY
+
+    def run(self) -> None:
+        for name in ("one/replaced/old", "two", "upper", "work", "merged"):
+            (self.scratch / name).mkdir(parents=True)
+        (self.scratch / "two" / "deleted").touch()
+        self._keep_marks()
+        merged = self.scratch / "merged"
+        self._mount(merged)
+        try:
+            self._delete(merged)
+        except OSError as error:
+            raise self._no(f"an overlay mount there does not work: {error.strerror}") from error
+        finally:
+            while is_mount(merged):
+                umount(merged, lazy=True)
+
+    def _keep_marks(self) -> None:
+        """Make the marks as unpacking does, in a directory that is not mounted."""
+        try:
+            os.mknod(self.scratch / "whiteout", stat.S_IFCHR, 0)
+        except OSError as error:
+            hint = "in a user namespace that needs Linux 5.8" if self.in_userns else _OTHER_PLACE
+            raise self._no(f"a whiteout (0/0 device) cannot be made: {error.strerror}", hint) from error
+        attribute = self.format.xattr_prefix + b"opaque"
+        try:
+            os.setxattr(self.scratch / "two", attribute, b"n")
+        except OSError as error:
+            hint = "tmpfs has user.* since Linux 6.6" if self.type == "tmpfs" else _OTHER_PLACE
+            raise self._no(f"no {attribute.decode()} can be set: {error.strerror}", hint) from error
+
+    def _mount(self, merged: Path) -> None:
+        lower = (self.scratch / "one", self.scratch / "two")
+        stack = Stack(lower, self.scratch / "upper", self.scratch / "work")
+        try:
+            perform_all([stack.mount(user_xattrs=self.in_userns, label="")], merged)
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                raise NotSupported("the kernel has no overlay", hint="modprobe overlay") from error
+            raise self._no(f"overlay cannot be mounted there: {error.strerror}", self._mend(error)) from error
+
+    def _mend(self, error: OSError) -> str:
+        if error.errno == errno.EPERM and self.in_userns:
+            return "overlay in a user namespace needs Linux 5.11"
+        if error.errno in (errno.EPERM, errno.EACCES):
+            return _BE_ROOT
+        return ""
+
+    def _delete(self, merged: Path) -> None:
+        (merged / "deleted").unlink()
+        if "deleted" in os.listdir(merged):
+            # Overlay tells whiteouts apart by the type in the directory entry.
+            raise self._no("it does not keep the type of a file in its directory (d_type)", _OTHER_PLACE)
+        (merged / "replaced" / "old").rmdir()
+        (merged / "replaced").rmdir()
+        (merged / "replaced").mkdir()
+        if os.listdir(merged / "replaced"):
+            raise self._no("a directory that is deleted and made again shows what it held", _OTHER_PLACE)
+
+    def _no(self, reason: str, hint: str = "") -> NotSupported:
+        if self.type.partition(".")[0] in _NO_UPPER:
+            hint = f"overlay does not work upon {self.type}; {_OTHER_PLACE}"
+        return NotSupported(f"no overlay in {self.place} ({self.type}): {reason}", hint=hint)

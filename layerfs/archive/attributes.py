@@ -1,0 +1,137 @@
+"""Giving a file on disk the attributes that its entry lists, and saying why that failed.
+
+The order is forced: chown clears setuid, setgid and ``security.capability``, chmod changes the mask of
+an ACL, and nearly everything changes times.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from layerfs.archive.entry import Entry, EntryType
+from layerfs.archive.whiteout import WhiteoutFormat, escape_xattr
+from layerfs.errors import ArchiveError, EntryRefused, SystemFailure, from_os_error, show
+from layerfs.linux.xattr import path_at
+
+ACCESS_ACL = b"system.posix_acl_access"
+DEFAULT_ACL = b"system.posix_acl_default"
+
+NOT_KEPT = frozenset({b"security.selinux"})
+"""Extended attributes that belong to the host, not to the layer."""
+
+# What says something about the entry; other numbers say something about the machine.
+_ENTRY_AT_FAULT = frozenset(
+    {
+        errno.E2BIG,
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EFBIG,
+        errno.EINVAL,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.EMLINK,
+        errno.ENAMETOOLONG,
+        errno.ENODEV,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
+        errno.EOPNOTSUPP,
+        errno.EOVERFLOW,
+        errno.EPERM,
+        errno.ERANGE,
+        errno.EXDEV,
+    }
+)
+
+_UNPRIVILEGED = (
+    "run as root, or in a user namespace that maps the layer's ids (unshare --map-auto --map-root-user)"
+)
+
+
+def restore(fd: int, entry: Entry, whiteouts: WhiteoutFormat) -> None:
+    """Give the open file or directory its owner, mode, xattrs and times. Further xattrs stay."""
+    try:
+        os.fchown(fd, entry.uid, entry.gid)
+    except PermissionError as error:
+        raise _owner_refused(entry) from error
+    os.fchmod(fd, entry.mode)
+    if entry.xattrs:
+        _set_xattrs(fd, entry, whiteouts)
+    os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+def restore_at(dir_fd: int, name: bytes, entry: Entry, whiteouts: WhiteoutFormat) -> None:
+    """The same for what must not be opened: symlinks, devices, fifos."""
+    try:
+        os.chown(name, entry.uid, entry.gid, dir_fd=dir_fd, follow_symlinks=False)
+    except PermissionError as error:
+        raise _owner_refused(entry) from error
+    if entry.type is not EntryType.SYMLINK:
+        _chmod_at(dir_fd, name, entry.mode)
+    if entry.xattrs:
+        _set_xattrs(path_at(dir_fd, name), entry, whiteouts)
+    os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
+
+
+def remove_xattrs(fd: int) -> None:
+    """Take off every extended attribute that belongs to the layer."""
+    for name in os.listxattr(fd):
+        if os.fsencode(name) not in NOT_KEPT:
+            os.removexattr(fd, name)
+
+
+def refused(name: bytes, error: OSError) -> ArchiveError | SystemFailure:
+    """``error``, which met the entry ``name``, as what layerfs raises."""
+    if error.errno not in _ENTRY_AT_FAULT:
+        return from_os_error(error, f"unpack {show(name)}")
+    hint = _UNPRIVILEGED if error.errno == errno.EPERM and os.geteuid() != 0 else ""
+    return EntryRefused(f"cannot be made: {error.strerror}", entry=name, hint=hint)
+
+
+def _owner_refused(entry: Entry) -> EntryRefused:
+    return EntryRefused(
+        f"cannot be given to {entry.uid}:{entry.gid}: Operation not permitted",
+        entry=entry.name,
+        hint=_UNPRIVILEGED,
+    )
+
+
+def _chmod_at(dir_fd: int, name: bytes, mode: int) -> None:
+    # fchmodat knows AT_SYMLINK_NOFOLLOW only since Linux 6.6 (fchmodat2), and fchmod refuses O_PATH; the
+    # magic link of an O_PATH descriptor leads to the very inode, a symlink at the worst: EOPNOTSUPP.
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        os.chmod(b"/proc/self/fd/%d" % fd, mode)
+    finally:
+        os.close(fd)
+
+
+def _set_xattrs(file: int | bytes, entry: Entry, whiteouts: WhiteoutFormat) -> None:
+    follow = isinstance(file, int)
+    for name, value in entry.xattrs.items():
+        if name in NOT_KEPT:
+            continue
+        try:
+            os.setxattr(file, escape_xattr(name, whiteouts), value, follow_symlinks=follow)
+        except ValueError as error:
+            raise EntryRefused(f"xattr {show(name)}: a NUL in its name", entry=entry.name) from error
+        except OSError as error:
+            # ext4 says ENOSPC of a value that does not fit beside the others, full disk or not.
+            if error.errno not in _ENTRY_AT_FAULT and not (error.errno == errno.ENOSPC and _has_room(file)):
+                raise
+            raise EntryRefused(
+                f"xattr {show(name)} cannot be set: {error.strerror}",
+                entry=entry.name,
+                hint=_xattr_hint(name),
+            ) from error
+
+
+def _xattr_hint(name: bytes) -> str:
+    return "trusted.* takes root over the host" if name.startswith(b"trusted.") and os.geteuid() != 0 else ""
+
+
+def _has_room(file: int | bytes) -> bool:
+    if not isinstance(file, int):
+        file = file.rpartition(b"/")[0]
+    return os.statvfs(file).f_bavail > 0

@@ -1,0 +1,65 @@
+"""When two inodes are the same as far as a layer can tell."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+
+from layerfs.archive.attributes import NOT_KEPT
+from layerfs.archive.whiteout import WhiteoutFormat, unescape_xattr
+
+_CHUNK = 1 << 18
+
+Metadata = tuple[int, int, int, int, int, int]
+
+
+def metadata(status: os.stat_result) -> Metadata:
+    """What ``stat`` tells that belongs to a layer: mode with type, owner, time, device and file size."""
+    mode = status.st_mode
+    device = status.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
+    size = status.st_size if stat.S_ISREG(mode) else 0
+    return mode, status.st_uid, status.st_gid, status.st_mtime_ns, device, size
+
+
+UNLISTED: Metadata = (stat.S_IFDIR | 0o755, 0, 0, 0, 0, 0)
+"""Of a directory that nobody described: the root, when there is no parent."""
+
+
+def layer_xattrs(
+    on_disk: Mapping[bytes, bytes], unescape: WhiteoutFormat | None = None
+) -> dict[bytes, bytes]:
+    """The xattrs that belong to the layer, under the names the image gave them.
+
+    Without the host's own and, with ``unescape``, without overlayfs's.
+    """
+    kept: dict[bytes, bytes] = {}
+    for name, value in on_disk.items():
+        shown = name if unescape is None else unescape_xattr(name, unescape)
+        if shown is not None and shown not in NOT_KEPT:
+            kept[shown] = value
+    return kept
+
+
+def is_untouched(new: os.stat_result, old: os.stat_result) -> bool:
+    """Whether a file of a snapshot was not written since: inode number and change time are kept.
+
+    Only for files whose :func:`metadata` are the same. Snapshots of a file system keep both numbers; a
+    copy has new ones. Nothing but the kernel sets a change time.
+    """
+    return new.st_ino == old.st_ino and new.st_ctime_ns == old.st_ctime_ns
+
+
+def same_content(one: int, two: int) -> bool:
+    """Whether two open files hold the same bytes. Reads from their positions to their ends."""
+    while data := os.read(one, _CHUNK):
+        if data != _read_exactly(two, len(data)):
+            return False
+    return not os.read(two, 1)
+
+
+def _read_exactly(fd: int, size: int) -> bytes:
+    data = os.read(fd, size)
+    while len(data) < size and (more := os.read(fd, size - len(data))):
+        data += more
+    return data

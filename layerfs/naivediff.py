@@ -1,0 +1,189 @@
+"""Changes in and out for a driver that knows no better way than to compare two mounted trees."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import attrs
+
+from layerfs.archive.changes import Change, walk_changes
+from layerfs.archive.pack import content_size, pack
+from layerfs.archive.streams import CHUNK
+from layerfs.archive.unpack import unpack
+from layerfs.archive.whiteout import WhiteoutFormat
+from layerfs.driver import (
+    NO_OPTIONS,
+    Capabilities,
+    CreateOptions,
+    Displaced,
+    FileOpener,
+    Mount,
+    ProtoDriver,
+    Usage,
+)
+from layerfs.errors import SystemFailure, show, translated
+from layerfs.ids import GraphID
+from layerfs.linux.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+
+_INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+
+
+@attrs.frozen
+class NaiveDiff:
+    """A whole :class:`~layerfs.driver.Driver` made of a ``ProtoDriver``.
+
+    ``changes`` and ``diff`` mount the layer and its parent, read-only, and look at every file of
+    both: their cost follows the image, not the changes. The mounts of a ``diff`` stay until the stream is
+    read to its end or closed.
+    """
+
+    proto: ProtoDriver
+
+    def changes(self, id: GraphID, parent: GraphID | None, /) -> Iterator[Change]:
+        with translated(f"compare layer {id} with its parent"), self._both(id, parent) as (root, below):
+            return iter(list(walk_changes(root, below)))
+
+    def diff(self, id: GraphID, parent: GraphID | None, /) -> BinaryIO:
+        with contextlib.ExitStack() as held, translated(f"pack layer {id}"):
+            root, below = held.enter_context(self._both(id, parent))
+            inner = pack(root, walk_changes(root, below))
+            held.callback(inner.close)
+            return io.BufferedReader(_Held(inner, held.pop_all().close, f"pack layer {id}"), CHUNK)
+
+    def diff_size(self, id: GraphID, parent: GraphID | None, /) -> int:
+        with translated(f"measure the changes of layer {id}"), self._both(id, parent) as (root, below):
+            return content_size(root, walk_changes(root, below))
+
+    def apply_diff(
+        self,
+        id: GraphID,
+        parent: GraphID | None,
+        tar: BinaryIO,
+        /,
+        *,
+        displaced: Displaced | None = None,
+    ) -> int:
+        with translated(f"fill layer {id}"), self._mounted(id, read_only=False) as root:
+            return unpack(tar, root, whiteouts=WhiteoutFormat.APPLY, displaced=displaced).size
+
+    @contextlib.contextmanager
+    def files(self, id: GraphID, /) -> Iterator[FileOpener]:
+        with self._mounted(id) as root, translated(f"read layer {id}"):
+            fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                yield lambda name: _open_file(fd, name)
+            finally:
+                os.close(fd)
+
+    @contextlib.contextmanager
+    def _mounted(self, id: GraphID, *, read_only: bool = True) -> Iterator[Path]:
+        root = self.proto.get(id, read_only=read_only)
+        try:
+            yield root
+        finally:
+            self.proto.put(id)
+
+    @contextlib.contextmanager
+    def _both(self, id: GraphID, parent: GraphID | None) -> Iterator[tuple[Path, Path | None]]:
+        with contextlib.ExitStack() as held:
+            below = held.enter_context(self._mounted(parent)) if parent is not None else None
+            yield held.enter_context(self._mounted(id)), below
+
+    # What the driver itself does
+
+    @property
+    def name(self) -> str:
+        return self.proto.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.proto.capabilities
+
+    def create(self, id: GraphID, parent: GraphID | None, /) -> None:
+        self.proto.create(id, parent)
+
+    def create_read_write(
+        self, id: GraphID, parent: GraphID | None, /, *, options: CreateOptions = NO_OPTIONS
+    ) -> None:
+        self.proto.create_read_write(id, parent, options=options)
+
+    def remove(self, id: GraphID, /) -> None:
+        self.proto.remove(id)
+
+    def mounts(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Sequence[Mount]:
+        return self.proto.mounts(id, read_only=read_only, label=label)
+
+    def get(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Path:
+        return self.proto.get(id, read_only=read_only, label=label)
+
+    def put(self, id: GraphID, /) -> None:
+        self.proto.put(id)
+
+    def exists(self, id: GraphID, /) -> bool:
+        return self.proto.exists(id)
+
+    def ids(self) -> Iterator[GraphID]:
+        return self.proto.ids()
+
+    def usage(self, id: GraphID, /) -> Usage:
+        return self.proto.usage(id)
+
+    def metadata(self, id: GraphID, /) -> Mapping[str, str]:
+        return self.proto.metadata(id)
+
+    def status(self) -> Mapping[str, str]:
+        return self.proto.status()
+
+    def cleanup(self) -> None:
+        self.proto.cleanup()
+
+
+def _open_file(root: int, name: bytes) -> BinaryIO:
+    """Links on the way are followed within the layer: the tar that made the file went through them."""
+    with translated(f"open {show(name)}"):
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        fd = openat2(root, name, flags, resolve=_INSIDE)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise SystemFailure(f"cannot open {show(name)}: not a regular file")
+        return os.fdopen(fd, "rb")
+
+
+class _Held(io.RawIOBase):
+    """A stream that gives something back at its end, or when it is closed."""
+
+    def __init__(self, inner: BinaryIO, release: Callable[[], None], doing: str) -> None:
+        super().__init__()
+        self._inner = inner
+        self._release: Callable[[], None] | None = release
+        self._doing = doing
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        if self._release is None:
+            return 0
+        with translated(self._doing):
+            data = self._inner.read(len(buffer))
+        buffer[: len(data)] = data
+        if not data:
+            self._give_back()
+        return len(data)
+
+    def close(self) -> None:
+        try:
+            self._give_back()
+        finally:
+            super().close()
+
+    def _give_back(self) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release()

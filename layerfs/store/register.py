@@ -1,0 +1,181 @@
+"""The one road in: a tar becomes a layer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import attrs
+
+from layerfs.archive.compression import open_decompressed
+from layerfs.archive.split import Recorder
+from layerfs.errors import DepthExceeded, DigestMismatch, LayerfsError, translated
+from layerfs.ids import ChainID, DiffID, chain_id, new_cache_id
+from layerfs.linux.flock import FileLock
+from layerfs.progress import Progress
+from layerfs.store import references, rows
+from layerfs.store.core import Core
+from layerfs.store.layer import Layer, take
+from layerfs.store.records import LayerInfo
+from layerfs.store.removal import discard_layer
+
+_ABOVE = 2
+"""Room in a chain for an init layer and a writable layer: a layer without it could never be run."""
+
+
+def register(
+    core: Core, tar: BinaryIO, parent: ChainID | None, expected: DiffID | None, *, compressed: bool = True
+) -> Layer:
+    """See :meth:`Store.register`. ``compressed``: look at ``tar`` for compression; not for one of ours, which
+    might begin with a file name that looks like it."""
+    below = None if parent is None else rows.layer(core.db, parent)
+    _check_depth(core, below)
+    if expected is None:
+        return _Registration(core, below, expected).run(tar, compressed=compressed)
+    chain = chain_id(parent, expected)
+    known = take(core, chain)
+    if known is not None:
+        return known
+    with _alone(core, chain):
+        known = take(core, chain)
+        return known or _Registration(core, below, expected).run(tar, compressed=compressed)
+
+
+@contextlib.contextmanager
+def _alone(core: Core, chain: ChainID) -> Iterator[None]:
+    """Of all that register one chainID at once, one works; the rest wait for it."""
+    lock = FileLock(core.chain_lock(chain), unlink=True)
+    with translated(f"wait for others that register {chain}"):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_depth(core: Core, below: LayerInfo | None) -> None:
+    depth = 1 if below is None else below.depth + 1
+    limit = core.driver.capabilities.max_depth
+    if limit is not None and depth + _ABOVE > limit:
+        raise DepthExceeded(
+            f"driver {core.driver.name} stacks at most {limit} layers, two of them a container's own:"
+            f" layer {depth} does not fit"
+        )
+
+
+class Counted(io.RawIOBase):
+    """A caller's stream that tells how far it was read. Closing it leaves the caller's open."""
+
+    def __init__(self, stream: BinaryIO, progress: Progress, what: str) -> None:
+        super().__init__()
+        self._stream = stream
+        self._progress = progress
+        self._what = what
+        self._done = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._stream.read(size)
+        self._done += len(data)
+        self._progress(self._what, self._done, None)
+        return data
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        target = memoryview(buffer)
+        data = self.read(len(target))
+        target[: len(data)] = data
+        return len(data)
+
+
+@attrs.frozen
+class _Filled:
+    diff_id: DiffID
+    size: int
+    tar_size: int
+
+
+class _Registration:
+    """One layer on its way from ``creating`` to ``ready``, or away again."""
+
+    def __init__(self, core: Core, below: LayerInfo | None, expected: DiffID | None) -> None:
+        self._core = core
+        self._below = below
+        self._expected = expected
+        self._cache_id = new_cache_id()
+
+    def run(self, tar: BinaryIO, *, compressed: bool) -> Layer:
+        self._announce()
+        try:
+            filled = self._fill(tar, compressed=compressed)
+            if self._expected not in (None, filled.diff_id):
+                raise DigestMismatch("layer tar", expected=str(self._expected), actual=filled.diff_id)
+            layer = self._settle(filled)
+        except BaseException:
+            self._discard()
+            raise
+        if layer.info.cache_id != self._cache_id:
+            self._discard()
+        return layer
+
+    def _announce(self) -> None:
+        """Say what is about to be made, so that it is found if we die."""
+        core, below = self._core, self._below
+        owner = core.owner.id
+        with core.db.transaction():
+            if below is not None:
+                below = rows.layer(core.db, below.chain_id)
+            core.db.insert(
+                "INSERT INTO layers (cache_id, state, owner, parent, depth, created_ns)"
+                " VALUES (?, 'creating', ?, ?, ?, ?)",
+                self._cache_id,
+                owner,
+                below.cache_id if below else None,
+                below.depth + 1 if below else 1,
+                time.time_ns(),
+            )
+        self._below = below
+
+    def _fill(self, tar: BinaryIO, *, compressed: bool) -> _Filled:
+        core = self._core
+        parent = self._below.cache_id if self._below else None
+        path = core.record_path(self._cache_id)
+        with translated("register a layer"), path.open("xb") as record:
+            core.driver.create(self._cache_id, parent)
+            plain = open_decompressed(tar) if compressed else tar
+            recorder = Recorder(plain, record)
+            size = core.driver.apply_diff(self._cache_id, parent, recorder, displaced=recorder.displaced)
+            recorded = recorder.finish()
+            # What stands at the end of the stream may be a check that its reader makes there.
+            while tar.read(1 << 16):
+                pass
+        return _Filled(recorded.diff_id, size, recorded.tar_size)
+
+    def _settle(self, filled: _Filled) -> Layer:
+        """Make it ready, or yield to the same layer that came first. Either is held for the caller."""
+        db = self._core.db
+        owner = self._core.owner.id
+        chain = chain_id(self._below.chain_id if self._below else None, filled.diff_id)
+        with db.transaction():
+            info = rows.find_layer(db, chain)
+            if info is None:
+                db.execute(
+                    "UPDATE layers SET state = 'ready', owner = NULL, chain_id = ?, diff_id = ?, size = ?,"
+                    " tar_size = ? WHERE cache_id = ?",
+                    chain,
+                    filled.diff_id,
+                    filled.size,
+                    filled.tar_size,
+                    self._cache_id,
+                )
+                info = rows.layer(db, chain)
+            return Layer(self._core, info, references.take(db, owner, info.cache_id))
+
+    def _discard(self) -> None:
+        """Leave nothing. What cannot be removed now is left to a prune, or to whoever finds us dead."""
+        with contextlib.suppress(LayerfsError):
+            discard_layer(self._core, self._cache_id)

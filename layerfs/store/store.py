@@ -1,0 +1,307 @@
+"""The layer store: what a caller holds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO
+
+from layerfs.driver import NO_OPTIONS, CreateOptions, Driver
+from layerfs.errors import LayerNotFound, PriorDrivers, translated
+from layerfs.ids import ChainID, DiffID
+from layerfs.progress import Progress, silent
+from layerfs.store import rows
+from layerfs.store.core import Core
+from layerfs.store.initlayer import InitFunc, default_init
+from layerfs.store.metadata import Database
+from layerfs.store.owner import Owner
+from layerfs.store.records import LayerInfo, RWLayerInfo
+from layerfs.store.rwlayer import RWLayer
+
+# The modules that only some journeys need are imported by the methods that start them: mounting a
+# container must not pay for registering a layer.
+if TYPE_CHECKING:
+    from layerfs.store.check import Problem, Repaired
+    from layerfs.store.images import ImageInfo, ImageRecord
+    from layerfs.store.layer import Layer
+    from layerfs.store.pruning import Pruned
+
+
+class Store:
+    """Layers, containers and images in one directory, kept by one driver.
+
+    Safe for threads, and for several processes with a store each upon one directory. A context manager;
+    :meth:`close` drops what this process held. After a fork the child must not use its parent's store.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    @classmethod
+    def open(cls, root: Path, driver: Driver, *, entry_point: str = "", read_only: bool = False) -> Store:
+        """The store in ``root``, made if need be, with ``driver`` upon its home. ``entry_point``
+        (``module:attribute``) is what a later opening finds the driver by.
+
+        What dead processes left half done is finished or undone first. ``read_only``: nothing below
+        ``root`` is written; what would write raises :class:`ReadOnly`.
+
+        Errors: :class:`PriorDrivers` when the store belongs to another driver.
+        """
+        root = root.absolute()
+        if not read_only:
+            make_directories(root)
+        db = Database.open(root, read_only=read_only)
+        core = Core(root, driver, db, Owner(db, root / "owners"), read_only)
+        try:
+            _belongs(core, entry_point)
+            if not read_only:
+                _recover(core)
+        except BaseException:
+            core.owner.close()
+            db.close()
+            raise
+        return cls(core)
+
+    @property
+    def root(self) -> Path:
+        return self._core.root
+
+    @property
+    def driver(self) -> Driver:
+        return self._core.driver
+
+    @property
+    def read_only(self) -> bool:
+        return self._core.read_only
+
+    # layers
+
+    def register(
+        self,
+        tar: BinaryIO,
+        parent: ChainID | None = None,
+        *,
+        expected: DiffID | None = None,
+        progress: Progress = silent,
+        what: str = "",
+    ) -> Layer:
+        """Make a layer of a tar, compressed or not, upon ``parent``; or answer the same layer if it is there.
+
+        ``tar`` is read to its end and not closed; it is not read at all when ``expected`` says that the
+        layer is there already. ``progress`` is told under the name ``what`` how many bytes of ``tar`` have
+        been read. An error leaves nothing behind.
+
+        Errors: :class:`BadData` for what is wrong with the tar, :class:`DigestMismatch` among it when its
+        diffID is not ``expected``; :class:`LayerNotFound` for a parent that is not there;
+        :class:`DepthExceeded`.
+        """
+        from layerfs.store.register import Counted, register
+
+        self._core.writable()
+        return register(self._core, io.BufferedReader(Counted(tar, progress, what)), parent, expected)
+
+    def get(self, chain_id: ChainID) -> Layer:
+        """A handle of a layer, which keeps it from any prune. :class:`LayerNotFound` when it is not there."""
+        from layerfs.store.layer import Layer, take
+
+        if self.read_only:
+            return Layer(self._core, rows.layer(self._core.db, chain_id), None)
+        layer = take(self._core, chain_id)
+        if layer is None:
+            raise LayerNotFound(f"no layer {chain_id}")
+        return layer
+
+    def layers(self) -> Iterator[LayerInfo]:
+        """Every layer, a parent before its children."""
+        return iter(rows.all_layers(self._core.db))
+
+    def layer_info(self, chain_id: str) -> LayerInfo:
+        """A layer by its chainID or an unambiguous beginning of it, at least 4 hex digits.
+
+        Errors: :class:`LayerNotFound`; :class:`InvalidID` when several begin so.
+        """
+        return rows.layer_by_prefix(self._core.db, chain_id)
+
+    def layer_users(self, chain_id: ChainID) -> list[str]:
+        """What keeps a layer: ``image NAME``, ``container NAME``, ``layer CHAINID``, ``process PID``."""
+        from layerfs.store import references
+
+        return references.users(self._core.db, rows.layer(self._core.db, chain_id).cache_id)
+
+    # containers
+
+    def create_rw(
+        self,
+        name: str | None,
+        parent: ChainID | None,
+        *,
+        options: CreateOptions = NO_OPTIONS,
+        init: InitFunc | None = default_init,
+        image: str | None = None,
+    ) -> RWLayer:
+        """Make a container's writable layer upon ``parent`` (None: upon nothing).
+
+        ``name``: letters, digits, ``_.-``; None makes one up. ``init`` fills the init layer between the
+        two, which no changeset shows and no commit holds; None: no such layer. ``options`` limit the
+        writable layer. ``image``: what it is made from, kept for later.
+
+        Errors: :class:`NameInUse`, :class:`InvalidID`, :class:`LayerNotFound`, :class:`DepthExceeded`, and
+        :class:`NotSupported` for a limit that the driver cannot keep.
+        """
+        from layerfs.store import rwlayer
+
+        self._core.writable()
+        return rwlayer.create(self._core, name, parent, options, init, image)
+
+    def get_rw(self, name: str) -> RWLayer:
+        """The container; :class:`ContainerNotFound` with near names."""
+        return RWLayer(self._core, rows.container(self._core.db, name))
+
+    def rw_layers(self) -> Iterator[RWLayerInfo]:
+        """Every container, by name."""
+        return iter(rows.all_containers(self._core.db))
+
+    def remove_rw(self, name: str) -> None:
+        """Remove a container and what was written in it; the layers below stay.
+
+        Errors: :class:`ContainerNotFound`; :class:`MountBusy` while it is mounted, and it stays as it was.
+        After any other error of the driver it is gone all the same, and a prune removes the rest.
+        """
+        from layerfs.store import rwlayer
+
+        self._core.writable()
+        rwlayer.remove(self._core, name)
+
+    # images
+
+    def add_image(self, image: ImageRecord, names: Sequence[str] = ()) -> None:
+        """Keep an image, whose layers must be there, and point ``names`` at it."""
+        from layerfs.store import images
+
+        images.add(self._core.db, image, names)
+
+    def image(self, name_or_id: str) -> ImageRecord:
+        """An image by its id, one of its names, or an unambiguous beginning of its id of at least 4 hex
+        digits. :class:`ImageNotFound` with near names; :class:`InvalidID` when several ids begin so."""
+        from layerfs.store import images
+
+        return images.record(self._core.db, name_or_id)
+
+    def image_info(self, name_or_id: str) -> ImageInfo:
+        """The same image as :meth:`images` lists it."""
+        from layerfs.store import images
+
+        return images.info(self._core.db, name_or_id)
+
+    def images(self) -> Iterator[ImageInfo]:
+        """Every image, the newest first."""
+        from layerfs.store import images
+
+        return iter(images.infos(self._core.db))
+
+    def tag(self, name: str, image: str) -> None:
+        """Point ``name`` at an image, away from another if need be."""
+        from layerfs.store import images
+
+        images.tag(self._core.db, name, image)
+
+    def untag(self, name: str) -> None:
+        """Remove a name; its image stays."""
+        from layerfs.store import images
+
+        images.untag(self._core.db, name)
+
+    def remove_image(self, name_or_id: str, *, force: bool = False) -> list[str]:
+        """Remove a name, and with its last name the image; by its id, the image with its one name. Its layers
+        stay until a prune.
+
+        Returns the names removed, then the id if the image itself went. Without ``force``:
+        :class:`LayerInUse` for the image of a container, :class:`Conflict` for an id with several names.
+        """
+        from layerfs.store import images
+
+        return images.remove(self._core.db, name_or_id, force=force)
+
+    # upkeep
+
+    def prune(self, only: Collection[ChainID] | None = None) -> Pruned:
+        """Remove every layer that nothing references, and what earlier removals left. ``only``: none but
+        these layers. One that cannot be removed does not stop the rest: its error is in the answer."""
+        from layerfs.store.pruning import prune
+
+        self._core.writable()
+        return prune(self._core, only)
+
+    def flush(self) -> None:
+        """Bring every layer to the disk, then note that it is there: once for a whole image."""
+        from layerfs.store.durability import flush
+
+        self._core.writable()
+        flush(self._core)
+
+    def check(self) -> list[Problem]:
+        """Where database, driver and records differ. Changes nothing."""
+        from layerfs.store.check import check
+
+        return check(self._core)
+
+    def repair(self) -> list[Repaired]:
+        """Remove what belongs to nothing, finish what is unfinished."""
+        from layerfs.store.check import repair
+
+        self._core.writable()
+        return repair(self._core)
+
+    def close(self) -> None:
+        """Drop every handle and close the database. Mounts stay."""
+        with translated(f"close the store in {self.root}"):
+            self._core.owner.close()
+            self._core.db.close()
+            self._core.driver.cleanup()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.root} ({self.driver.name})>"
+
+
+def make_directories(root: Path) -> None:
+    """The store's directory and those in it that are not the driver's."""
+    with translated(f"make a store in {root}"):
+        if not root.is_dir():
+            root.parent.mkdir(parents=True, exist_ok=True)
+            root.mkdir(mode=0o700, exist_ok=True)
+        for name in ("locks", "owners", "split", "tmp"):
+            (root / name).mkdir(mode=0o700, exist_ok=True)
+
+
+def _belongs(core: Core, entry_point: str) -> None:
+    """Note down whose layers these are, or refuse a driver whose they are not."""
+    name = core.driver.name
+    found = core.db.driver()
+    if found is None and not core.read_only:
+        with core.db.transaction(sync=True):
+            found = core.db.driver()
+            if found is None:
+                core.db.insert("INSERT INTO store (driver, entry_point) VALUES (?, ?)", name, entry_point)
+                found = (name, entry_point)
+    if found is None or found[0] != name:
+        raise PriorDrivers(
+            f"the store in {core.root} belongs to driver {found[0] if found else 'none'}, not to {name}",
+            hint="use that driver, or another directory",
+        )
+
+
+def _recover(core: Core) -> None:
+    if core.db.row("SELECT 1 FROM owners"):
+        from layerfs.store.recovery import recover
+
+        recover(core)

@@ -1,0 +1,37 @@
+"""What every driver must do, as tests: subclass, open your driver, run pytest.
+
+::
+
+    class TestMyDriver(DriverConformance):
+        def open_driver(self, home, runroot, *, read_only=False):
+            return DRIVER.open(home, runroot, {}, read_only=read_only)
+
+Each test gets a fresh home and runroot from the fixture ``place``; override that to put them on another
+file system. Whatever is still mounted there afterwards is unmounted. The tests need root, as mounting,
+device nodes and ``trusted.*`` attributes do. What a driver does not claim in its
+:class:`~layerfs.driver.Capabilities` is skipped, saying so.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+_PARTS = ("base", "content", "edits", "life", "limits", "mounting", "together")
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{part}" for part in _PARTS)
+)  # before the modules below are imported
+
+# ruff: noqa: E402
+from layerfs.testing.conformance.base import Base, Place
+from layerfs.testing.conformance.content import Content
+from layerfs.testing.conformance.edits import Edits
+from layerfs.testing.conformance.life import Life
+from layerfs.testing.conformance.limits import Limits
+from layerfs.testing.conformance.mounting import Mounting
+from layerfs.testing.conformance.together import Together
+
+__all__ = ["DriverConformance", "Place"]
+
+
+class DriverConformance(Life, Mounting, Content, Edits, Limits, Together, Base):
+    """All of the suite."""

@@ -1,0 +1,124 @@
+"""What the tests of the suite stand upon: a fresh place, a driver there, and a few verbs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import attrs
+import pytest
+
+from layerfs.driver import Driver
+from layerfs.ids import GraphID
+from layerfs.linux.mount import umount
+from layerfs.linux.mountinfo import mounts_below
+from layerfs.testing.entries import tar_stream
+from layerfs.testing.model import Item, Tree, differences, read_tree
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Place:
+    """Where one driver lives. Neither directory exists at first."""
+
+    home: Path
+    runroot: Path
+
+
+class Base:
+    """Override :meth:`open_driver`, and the rest where your driver differs."""
+
+    persistent: ClassVar[bool] = True
+    """Layers are still there when the driver is opened anew, also by another process."""
+    protects: ClassVar[bool] = True
+    """A read-only mount refuses writes."""
+
+    def open_driver(self, home: Path, runroot: Path, *, read_only: bool = False) -> Driver:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Iterator[Place]:
+        """A fresh home and runroot."""
+        yield Place(tmp_path / "home", tmp_path / "runroot")
+
+    @pytest.fixture
+    def driver(self, place: Place, request: pytest.FixtureRequest) -> Iterator[Driver]:
+        """A driver upon a fresh home."""
+        if os.geteuid() != 0:
+            pytest.skip("needs root")
+        driver = self.open(place)
+        yield driver
+        driver.cleanup()
+        for mount in reversed([*mounts_below(place.home), *mounts_below(place.runroot)]):
+            umount(Path(os.fsdecode(mount.mount_point)), lazy=True)
+
+    def open(self, place: Place, *, read_only: bool = False) -> Driver:
+        return self.open_driver(place.home, place.runroot, read_only=read_only)
+
+    def need_persistence(self) -> None:
+        if not self.persistent:
+            pytest.skip("the driver keeps its layers in this process")
+
+
+def graph_id(text: str) -> GraphID:
+    return GraphID(text)
+
+
+BASE, TOP, OTHER = graph_id("base"), graph_id("top"), graph_id("other")
+
+
+def make_layer(driver: Driver, id: GraphID, items: Iterable[Item], parent: GraphID | None = None) -> GraphID:
+    """A read-only layer, filled."""
+    driver.create(id, parent)
+    driver.apply_diff(id, parent, tar_stream(items))
+    return id
+
+
+@contextlib.contextmanager
+def mounted(driver: Driver, id: GraphID, *, read_only: bool = False) -> Iterator[Path]:
+    root = driver.get(id, read_only=read_only)
+    try:
+        yield root
+    finally:
+        driver.put(id)
+
+
+def tree_of(driver: Driver, id: GraphID) -> Tree:
+    """The layer's root file system as it is seen when mounted."""
+    with mounted(driver, id, read_only=True) as root:
+        return read_tree(root)
+
+
+def assert_same(actual: Tree, expected: Tree) -> None:
+    found = differences(actual, expected)
+    assert not found, "\n".join(found)
+
+
+def in_child(work: Callable[[], T]) -> T:
+    """Run ``work`` in another process; what it returns or raises comes back."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        outcome: tuple[bool, object]
+        try:
+            outcome = True, work()
+        except BaseException as error:
+            outcome = False, f"{type(error).__name__}: {error}"
+        with os.fdopen(writer, "wb") as pipe:
+            pickle.dump(outcome, pipe)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(child, 0)
+    succeeded, value = pickle.loads(data)
+    if not succeeded:
+        raise AssertionError(f"in a child process: {value}")
+    result: T = value
+    return result

@@ -1,0 +1,389 @@
+"""What a container does to its root file system, found again as changes and carried elsewhere as a tar."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from layerfs.archive.entry import Entry
+from layerfs.archive.names import normalise
+from layerfs.driver import Driver
+from layerfs.errors import LayerfsError
+from layerfs.testing.conformance.base import (
+    BASE,
+    OTHER,
+    TOP,
+    Base,
+    assert_same,
+    graph_id,
+    make_layer,
+    mounted,
+    tree_of,
+)
+from layerfs.testing.entries import (
+    ACL,
+    CAP_NET_RAW,
+    DAY,
+    device,
+    directory,
+    fifo,
+    file,
+    hard_link,
+    symlink,
+    tar_stream,
+)
+from layerfs.testing.model import Tree, apply, changes, diff, read_items
+
+BELOW = [
+    directory(b"etc"),
+    file(b"etc/motd", b"hello\n"),
+    file(b"etc/shadow", b"secret", mode=0o640, gid=42),
+    directory(b"bin"),
+    file(b"bin/su", b"#!", mode=0o4755),
+    file(b"bin/ping", b"#!", mode=0o755, xattrs={b"security.capability": CAP_NET_RAW}),
+    directory(b"tree"),
+    directory(b"tree/one"),
+    file(b"tree/one/a", b"a"),
+    file(b"tree/one/b", b"b"),
+    directory(b"tree/two/deep"),
+    file(b"tree/two/deep/c", b"c"),
+    file(b"twin", b"one file"),
+    hard_link(b"tree/twin", b"twin"),
+    hard_link(b"zwilling", b"twin"),
+    symlink(b"link", b"etc/motd"),
+    fifo(b"pipe"),
+    device(b"null", 1, 3),
+    directory(b"empty"),
+    directory(b"shared", mode=0o775, xattrs={b"system.posix_acl_default": ACL}),
+    file(b"attributed", b"", xattrs={b"user.one": b"1", b"user.two": b"2"}),
+]
+
+Edit = Callable[[Path], object]
+
+
+def _append(path: Path) -> None:
+    with path.open("ab") as out:
+        out.write(b"more")
+
+
+def _restore_time(path: Path, edit: Edit) -> None:
+    """Do ``edit`` such that the time of ``path`` does not tell."""
+    before = path.stat()
+    edit(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _bind_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """As editors and package managers do: a new file, renamed over the old."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_bytes(content)
+    fresh.rename(path)
+
+
+def _exchange(root: Path) -> None:
+    (root / "etc/motd").rename(root / "etc/x")
+    (root / "etc/shadow").rename(root / "etc/motd")
+    (root / "etc/x").rename(root / "etc/shadow")
+
+
+def _remade(path: Path, make: Edit) -> None:
+    shutil.rmtree(path)
+    make(path)
+
+
+def _file_for_directory(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_bytes(b"now a file")
+
+
+def _directory_for_file(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "inside").write_bytes(b"")
+
+
+def _write_through_second_name(root: Path) -> None:
+    (root / "twin").unlink()
+    os.link(root / "zwilling", root / "twin")
+    _append(root / "twin")
+
+
+EDITS: dict[str, Edit] = {
+    "write a new file": lambda r: (r / "etc/new").write_bytes(b"new"),
+    "append to a file": lambda r: _append(r / "etc/motd"),
+    "overwrite keeping size and time": lambda r: _restore_time(
+        r / "etc/motd", lambda p: p.write_bytes(b"HELLO\n")
+    ),
+    "truncate": lambda r: os.truncate(r / "etc/motd", 2),
+    "replace by rename": lambda r: _replace(r / "etc/motd", b"replaced"),
+    "unlink a file": lambda r: (r / "etc/motd").unlink(),
+    "unlink a symlink": lambda r: (r / "link").unlink(),
+    "remove a tree": lambda r: shutil.rmtree(r / "tree"),
+    "remove a tree in a tree": lambda r: shutil.rmtree(r / "tree/two"),
+    "remove everything": lambda r: [
+        shutil.rmtree(p) if p.is_dir() and not p.is_symlink() else p.unlink() for p in r.iterdir()
+    ],
+    "make directories": lambda r: (r / "new/and/deep").mkdir(parents=True),
+    "make a tree": lambda r: ((r / "new/dir").mkdir(parents=True), (r / "new/dir/f").write_bytes(b"x")),
+    "rename a file": lambda r: (r / "etc/motd").rename(r / "etc/issue"),
+    "rename a file elsewhere": lambda r: (r / "etc/motd").rename(r / "bin/motd"),
+    "rename over a file": lambda r: (r / "etc/motd").rename(r / "etc/shadow"),
+    "rename a directory": lambda r: shutil.move(r / "tree/one", r / "tree/uno"),
+    "rename a directory and fill its place": lambda r: (
+        shutil.move(r / "tree/one", r / "one"),
+        (r / "tree/one").mkdir(),
+        (r / "tree/one/z").write_bytes(b""),
+    ),
+    "exchange two files": _exchange,
+    "change a mode": lambda r: (r / "etc/shadow").chmod(0o600),
+    "set setuid": lambda r: (r / "etc/motd").chmod(0o6711),
+    "change the mode of a directory": lambda r: (r / "etc").chmod(0o1777),
+    "change an owner": lambda r: os.chown(r / "bin/su", 5, 6),
+    "change the owner of a symlink": lambda r: os.chown(r / "link", 5, 6, follow_symlinks=False),
+    "touch a file": lambda r: os.utime(r / "etc/motd", ns=(1, DAY + 1)),
+    "touch a directory": lambda r: os.utime(r / "etc", ns=(1, DAY + 1)),
+    "touch a symlink": lambda r: os.utime(r / "link", ns=(1, DAY + 1), follow_symlinks=False),
+    "set an xattr": lambda r: os.setxattr(r / "etc/motd", "user.note", b"\0\xff"),
+    "set an xattr of a directory": lambda r: os.setxattr(r / "etc", "trusted.note", b""),
+    "change an xattr": lambda r: os.setxattr(r / "attributed", "user.one", b"one"),
+    "remove an xattr": lambda r: os.removexattr(r / "attributed", "user.two"),
+    "drop a capability": lambda r: os.removexattr(r / "bin/ping", "security.capability"),
+    "set an ACL": lambda r: os.setxattr(r / "etc/motd", "system.posix_acl_access", ACL),
+    "inherit an ACL": lambda r: ((r / "shared/f").write_bytes(b""), (r / "shared/d").mkdir()),
+    "symlink": lambda r: (r / "new").symlink_to("/etc/motd"),
+    "retarget a symlink": lambda r: ((r / "link").unlink(), (r / "link").symlink_to("etc/shadow")),
+    "link a new name": lambda r: os.link(r / "etc/motd", r / "motd"),
+    "link two new names": lambda r: (
+        (r / "b").write_bytes(b""),
+        os.link(r / "b", r / "a"),
+        os.link(r / "b", r / "empty/c"),
+    ),
+    "write to a file with several names": lambda r: _append(r / "twin"),
+    "unlink one of several names": lambda r: (r / "twin").unlink(),
+    "unlink a name and link it anew": _write_through_second_name,
+    "chmod a file with several names": lambda r: (r / "tree/twin").chmod(0o600),
+    "make a fifo": lambda r: os.mkfifo(r / "etc/pipe"),
+    "make devices": lambda r: (
+        os.mknod(r / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5)),
+        os.mknod(r / "disk", stat.S_IFBLK | 0o660, os.makedev(259, 70_000)),
+    ),
+    "change a device": lambda r: (
+        (r / "null").unlink(),
+        os.mknod(r / "null", stat.S_IFCHR | 0o600, os.makedev(1, 5)),
+    ),
+    "bind a socket": lambda r: _bind_socket(r / "etc/sock"),
+    "replace a file by a socket": lambda r: ((r / "etc/motd").unlink(), _bind_socket(r / "etc/motd")),
+    "file for directory": lambda r: _file_for_directory(r / "tree"),
+    "file for a deep directory": lambda r: _file_for_directory(r / "tree/two"),
+    "directory for file": lambda r: _directory_for_file(r / "etc/motd"),
+    "directory for symlink": lambda r: _directory_for_file(r / "link"),
+    "symlink for directory": lambda r: (shutil.rmtree(r / "tree"), (r / "tree").symlink_to("etc")),
+    "fifo for file": lambda r: ((r / "etc/motd").unlink(), os.mkfifo(r / "etc/motd")),
+    "delete and make a file anew": lambda r: (
+        (r / "etc/motd").unlink(),
+        (r / "etc/motd").write_bytes(b"new\n"),
+    ),
+    "delete and make a tree anew": lambda r: _remade(r / "tree", Path.mkdir),
+    "delete a tree and make part of it anew": lambda r: _remade(
+        r / "tree", lambda p: ((p / "one").mkdir(parents=True), (p / "one/b").write_bytes(b"b"))
+    ),
+    "delete a deep tree and make it anew": lambda r: _remade(
+        r / "tree/two", lambda p: (p / "deep").mkdir(parents=True)
+    ),
+    "make and delete": lambda r: ((r / "etc/x").write_bytes(b""), (r / "etc/x").unlink()),
+    "change the root": lambda r: (r.chmod(0o1711), os.chown(r, 3, 4)),
+    "touch the root": lambda r: os.utime(r, ns=(0, 12345)),
+    "odd names": lambda r: [
+        (r / os.fsdecode(name)).write_bytes(name)
+        for name in (b"\xff\n", b"a:b,c", b"back\\slash", b"x" * 255, "\u2713".encode(), b" ", b"-")
+    ],
+    "sort order": lambda r: [
+        ((r / d).mkdir(), (r / d / "f").write_bytes(b"")) for d in ("a", "a-b", "a.b", "ab", "a\x7f")
+    ],
+    "nothing": lambda r: None,
+    "only read": lambda r: [p.read_bytes() for p in r.rglob("*") if p.is_file()],
+}
+"""What is done in a root file system made of :data:`BELOW`."""
+
+
+def carried(tree: Tree) -> Tree:
+    """``tree`` without what no tar can hold."""
+    return Tree({path: node for path, node in tree.nodes.items() if not stat.S_ISSOCK(node.mode)})
+
+
+def facts(entry: Entry) -> tuple[object, ...]:
+    """What an entry says, but for how a link repeats its target's attributes."""
+    plain = (normalise(entry.name), entry.type, entry.linkname, entry.size)
+    if entry.type.value == "hard link":
+        return plain
+    return (*plain, entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.device, dict(entry.xattrs))
+
+
+class Edits(Base):
+    @pytest.fixture
+    def base(self, driver: Driver) -> Tree:
+        """A writable layer upon :data:`BELOW`, and what it looks like."""
+        make_layer(driver, BASE, BELOW)
+        driver.create_read_write(TOP, BASE)
+        return tree_of(driver, BASE)
+
+    def edit(self, driver: Driver, edit: Edit) -> Tree:
+        with mounted(driver, TOP) as root:
+            edit(root)
+        return tree_of(driver, TOP)
+
+    @pytest.mark.parametrize("name", EDITS)
+    def test_changes_are_found(self, driver: Driver, base: Tree, name: str) -> None:
+        edited = self.edit(driver, EDITS[name])
+        assert list(driver.changes(TOP, BASE)) == changes(edited, base)
+
+    @pytest.mark.parametrize("name", EDITS)
+    def test_a_diff_carries_the_changes(self, driver: Driver, base: Tree, name: str) -> None:
+        edited = self.edit(driver, EDITS[name])
+        with driver.diff(TOP, BASE) as tar:
+            items = list(read_items(tar))
+        expected = diff(edited, base)
+        assert [facts(entry) for entry, _ in items] == [facts(entry) for entry, _ in expected]
+        assert_same(apply(base, items), carried(edited))
+        assert driver.diff_size(TOP, BASE) == sum(len(content) for _, content in items)
+
+    @pytest.mark.parametrize("name", EDITS)
+    def test_a_diff_makes_the_same_tree_elsewhere(self, driver: Driver, base: Tree, name: str) -> None:
+        edited = self.edit(driver, EDITS[name])
+        driver.create(OTHER, BASE)
+        with driver.diff(TOP, BASE) as tar:
+            driver.apply_diff(OTHER, BASE, tar)
+        assert_same(tree_of(driver, OTHER), carried(edited))
+
+    def test_a_diff_is_the_same_every_time(self, driver: Driver, base: Tree) -> None:
+        for name in ("rename a directory", "link two new names", "set an ACL", "odd names"):
+            self.edit(driver, EDITS[name])
+        with driver.diff(TOP, BASE) as tar:
+            first = tar.read()
+        with driver.diff(TOP, BASE) as tar:
+            assert tar.read() == first
+        driver.create(OTHER, BASE)
+        with driver.diff(TOP, BASE) as tar:
+            driver.apply_diff(OTHER, BASE, tar)
+        with driver.diff(OTHER, BASE) as tar:
+            assert tar.read() == first
+
+    def test_a_change_that_was_taken_back_is_none(self, driver: Driver, base: Tree) -> None:
+        def there_and_back(root: Path) -> None:
+            times = {path: path.lstat().st_mtime_ns for path in (root, root / "etc", root / "etc/motd")}
+            (root / "etc/motd").chmod(0o600)
+            (root / "etc/motd").chmod(0o644)
+            _append(root / "etc/motd")
+            (root / "etc/motd").write_bytes(b"hello\n")
+            (root / "etc/x").write_bytes(b"")
+            (root / "etc/x").unlink()
+            (root / "etc").chmod(0o700)
+            (root / "etc").chmod(0o755)
+            for path, time in times.items():
+                os.utime(path, ns=(time, time))
+
+        edited = self.edit(driver, there_and_back)
+        assert_same(edited, base)
+        assert list(driver.changes(TOP, BASE)) == []
+        with driver.diff(TOP, BASE) as tar:
+            assert list(read_items(tar)) == []
+
+    def test_the_diff_of_a_whole_layer(self, driver: Driver, base: Tree) -> None:
+        with driver.diff(BASE, None) as tar:
+            items = list(read_items(tar))
+        assert_same(apply(Tree({b"": base.nodes[b""]}), items), base)
+        make_layer(driver, OTHER, items)
+        assert_same(tree_of(driver, OTHER), base)
+
+    def test_a_stream_closed_early_holds_nothing(self, driver: Driver, base: Tree) -> None:
+        self.edit(driver, lambda r: (r / "big").write_bytes(b"x" * 5_000_000))
+        tar = driver.diff(TOP, BASE)
+        tar.read(1000)
+        tar.close()
+        driver.remove(TOP)
+
+    def test_a_stream_read_to_its_end_holds_nothing(self, driver: Driver, base: Tree) -> None:
+        tar = driver.diff(TOP, BASE)
+        while tar.read(4096):
+            pass
+        driver.remove(TOP)
+        tar.close()
+
+    def test_a_name_like_a_mark_hides_nothing(self, driver: Driver, base: Tree) -> None:
+        """A container may call a file ``.wh.etc``; a tar could only mean a whiteout by it."""
+        self.edit(driver, lambda r: (r / ".wh.etc").write_bytes(b""))
+        items = []
+        with contextlib.suppress(LayerfsError), driver.diff(TOP, BASE) as tar:
+            items = list(read_items(tar))
+        assert b"etc/motd" in apply(base, items).nodes
+
+    def test_a_chain_of_commits(self, driver: Driver, base: Tree) -> None:
+        """Container upon commit upon commit: edit, take the diff, make it a layer, go on upon that."""
+        steps = [
+            "remove a tree",
+            "make a tree",
+            "write to a file with several names",
+            "directory for file",
+            "file for a deep directory",
+        ]
+        parent = BASE
+        make_layer(driver, graph_id("more"), [file(b"tree/two/f", b"")], parent)
+        for number, step in enumerate(steps[:4]):
+            container, layer = graph_id(f"container-{number}"), graph_id(f"commit-{number}")
+            driver.create_read_write(container, parent)
+            with mounted(driver, container) as root:
+                EDITS[step](root)
+            expected = tree_of(driver, container)
+            driver.create(layer, parent)
+            with driver.diff(container, parent) as tar:
+                driver.apply_diff(layer, parent, tar)
+            assert_same(tree_of(driver, layer), expected)
+            driver.remove(container)
+            parent = layer
+
+    def test_a_container_upon_an_init_layer(self, driver: Driver, base: Tree) -> None:
+        """What the init layer holds is no part of the container's changes."""
+        init, container = graph_id("c-init"), graph_id("c")
+        driver.create_read_write(init, BASE)
+        with mounted(driver, init) as root:
+            (root / "etc/hosts").write_bytes(b"")
+            (root / "dev").mkdir()
+        driver.create_read_write(container, init)
+        with mounted(driver, container) as root:
+            (root / "etc/mine").write_bytes(b"")
+        assert [change.path for change in driver.changes(container, init)] == [b"etc", b"etc/mine"]
+        assert tree_of(driver, container).nodes.keys() >= {b"etc/hosts", b"dev", b"etc/mine"}
+
+    def test_an_applied_layer_and_a_written_one_are_told_alike(self, driver: Driver, base: Tree) -> None:
+        items = [file(b"etc/motd", b"new\n"), directory(b"new"), file(b"new/f", b"")]
+        driver.create(OTHER, BASE)
+        driver.apply_diff(OTHER, BASE, tar_stream(items))
+
+        def by_hand(root: Path) -> None:
+            etc = (root / "etc").stat().st_mtime_ns
+            top = root.stat().st_mtime_ns
+            (root / "etc/motd").write_bytes(b"new\n")
+            (root / "new").mkdir(mode=0o755)
+            (root / "new").chmod(0o755)
+            (root / "new/f").write_bytes(b"")
+            (root / "new/f").chmod(0o644)
+            for path in ("etc/motd", "new/f", "new"):
+                os.utime(root / path, ns=(DAY, DAY))
+            os.utime(root / "etc", ns=(etc, etc))
+            os.utime(root, ns=(top, top))
+
+        self.edit(driver, by_hand)
+        with driver.diff(TOP, BASE) as one, driver.diff(OTHER, BASE) as two:
+            assert one.read() == two.read()

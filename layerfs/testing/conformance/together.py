@@ -1,0 +1,99 @@
+"""Many threads and processes at one driver."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from layerfs.driver import Driver
+from layerfs.ids import GraphID, new_mount_id
+from layerfs.linux.mountinfo import mounts_below
+from layerfs.testing.conformance.base import BASE, TOP, Base, Place, in_child, make_layer, mounted
+from layerfs.testing.entries import directory, file
+
+SOMETHING = [directory(b"etc"), file(b"etc/motd", b"hello\n")]
+
+
+def live(driver: Driver, id: GraphID) -> None:
+    """A container's life, and a layer's, in one."""
+    driver.create_read_write(id, BASE)
+    with mounted(driver, id) as root:
+        (root / "etc" / "who").write_bytes(id.encode())
+    assert [change.path for change in driver.changes(id, BASE)] == [b"etc", b"etc/who"]
+    with driver.diff(id, BASE) as tar:
+        assert id.encode() in tar.read()
+    driver.remove(id)
+    make_layer(driver, id, [file(b"layer", id.encode())], BASE)
+    with driver.files(id) as open_file, open_file(b"layer") as stream:
+        assert stream.read() == id.encode()
+    driver.remove(id)
+
+
+def all_at_once(works: list[Callable[[], None]]) -> None:
+    with ThreadPoolExecutor(len(works)) as pool:
+        for future in [pool.submit(work) for work in works]:
+            future.result()
+
+
+class Together(Base):
+    @pytest.fixture
+    def shared(self, driver: Driver) -> None:
+        make_layer(driver, BASE, SOMETHING)
+
+    def test_threads_upon_different_layers(self, driver: Driver, shared: None, place: Place) -> None:
+        def work() -> None:
+            for _ in range(3):
+                live(driver, new_mount_id())
+
+        all_at_once([work] * 6)
+        assert list(driver.ids()) == [BASE]
+        assert mounts_below(place.home) == mounts_below(place.runroot) == []
+
+    def test_processes_upon_different_layers(self, driver: Driver, shared: None, place: Place) -> None:
+        self.need_persistence()
+        children = []
+        for _ in range(4):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    own = self.open(place)
+                    for _ in range(3):
+                        live(own, new_mount_id())
+                    status = 0
+                finally:
+                    os._exit(status)
+            children.append(child)
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        assert statuses == [0] * 4
+        assert list(driver.ids()) == [BASE]
+        assert mounts_below(place.home) == mounts_below(place.runroot) == []
+
+    def test_threads_mounting_one_layer(self, driver: Driver, shared: None, place: Place) -> None:
+        driver.create_read_write(TOP, BASE)
+
+        def work() -> None:
+            for _ in range(10):
+                with mounted(driver, TOP) as root:
+                    assert (root / "etc" / "motd").read_bytes() == b"hello\n"
+
+        all_at_once([work] * 6)
+        assert mounts_below(place.home) == mounts_below(place.runroot) == []
+        driver.remove(TOP)
+
+    def test_processes_mounting_one_layer(self, driver: Driver, shared: None, place: Place) -> None:
+        self.need_persistence()
+        driver.create_read_write(TOP, BASE)
+
+        def in_another_process() -> None:
+            own = self.open(place)
+            for _ in range(10):
+                with mounted(own, TOP) as root:
+                    assert (root / "etc" / "motd").read_bytes() == b"hello\n"
+
+        all_at_once([lambda: in_child(in_another_process)] * 4)
+        assert mounts_below(place.home) == mounts_below(place.runroot) == []
+        driver.remove(TOP)

@@ -1,0 +1,49 @@
+"""A full disk: the error says so, and what did not fit leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from layerfs.errors import NoSpace
+from tests.require import need
+from tests.storekit import BASE, held, open_store, stream
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    need.root()
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "small", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_layer_that_does_not_fit_leaves_nothing(small: Path) -> None:
+    with open_store(small) as store:
+        base = store.register(stream(BASE))
+        before = held(store)
+        for _ in range(3):
+            with pytest.raises(NoSpace):
+                store.register(stream({"big": os.urandom(4 << 20)}), base.chain_id)
+            assert held(store) == before
+            assert store.check() == []
+        store.register(stream({"small": b"x"}), base.chain_id)
+
+
+def test_a_container_that_does_not_fit_leaves_nothing(small: Path) -> None:
+    def init(root: Path) -> None:
+        (root / "big").write_bytes(os.urandom(4 << 20))
+
+    with open_store(small) as store:
+        base = store.register(stream(BASE))
+        before = held(store)
+        with pytest.raises(NoSpace):
+            store.create_rw("web", base.chain_id, init=init)
+        assert held(store) == before
+        store.create_rw("web", base.chain_id)

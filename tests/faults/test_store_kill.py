@@ -1,0 +1,241 @@
+"""A process killed at any point of any work: the next who opens the store finds nothing half done and
+nothing lost.
+
+The work is done in a forked child that counts its steps: every call of the driver, before and after, every
+SQL statement, every read of the tar. It is run once for each step and killed there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from layerfs.driver import Driver
+from layerfs.errors import ContainerNotFound
+from layerfs.ids import digest_of
+from layerfs.linux.mount import umount
+from layerfs.linux.mountinfo import mounts_below
+from layerfs.store.images import ImageRecord
+from layerfs.store.store import Store
+from tests.storekit import ABOVE, BASE, held, make_tar, open_driver, stream
+
+OWN = {"own": b"x" * 5000, "etc/shadow": b"root\n"}
+
+Step = Callable[[], None]
+
+
+class Stepping:
+    """A driver that counts its calls."""
+
+    CHANGING = frozenset(("create", "create_read_write", "remove", "get", "put", "apply_diff", "diff"))
+
+    def __init__(self, driver: Driver, step: Step) -> None:
+        self._driver = driver
+        self._step = step
+
+    def __getattr__(self, name: str) -> object:
+        found = getattr(self._driver, name)
+        if name not in self.CHANGING:
+            return found
+
+        def call(*args: object, **named: object) -> object:
+            self._step()
+            result = found(*args, **named)
+            self._step()
+            return result
+
+        return call
+
+
+class SteppingTar(io.BytesIO):
+    def __init__(self, data: bytes, step: Step) -> None:
+        super().__init__(data)
+        self._step = step
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._step()
+        return super().read(4096)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """In memory where that can be: what is killed hundreds of times need not be flushed each time."""
+    memory = Path("/dev/shm")
+    place = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else tmp_path))
+    yield place
+    for mount in reversed(mounts_below(place)):
+        umount(Path(os.fsdecode(mount.mount_point)))
+    shutil.rmtree(place)
+
+
+@pytest.fixture(params=["dir", "vfs", "overlay"])
+def place(request: pytest.FixtureRequest, scratch: Path) -> tuple[str, Path]:
+    """A store with an image, and a container in which something was written."""
+    with opened(request.param, scratch) as store:
+        base = store.register(stream(BASE))
+        above = store.register(stream(ABOVE), base.chain_id)
+        image = ImageRecord(id=digest_of(b"{}"), config=b"{}", layers=(base.chain_id, above.chain_id))
+        store.add_image(image, ["kept:1"])
+        with store.create_rw("kept", above.chain_id).mounted() as root:
+            (root / "kept").write_text("kept")
+    return request.param, scratch
+
+
+def opened(name: str, base: Path, step: Step = lambda: None) -> Store:
+    driver = Stepping(open_driver(name, base), step)
+    store = Store.open(base / "root", driver)  # type: ignore[arg-type]
+    store._core.db._connection.set_trace_callback(lambda _: step())
+    return store
+
+
+def work(name: str, base: Path, step: Step, tell: Callable[[str], None]) -> None:
+    """Everything that changes a store; tells what is done and what begins."""
+    with opened(name, base, step) as store:
+        parent = store.image("kept:1").layers[-1]
+        data = make_tar(OWN)
+        layer = store.register(SteppingTar(data, step), parent, expected=None)
+        tell(f"layer {layer.chain_id}")
+        web = store.create_rw("web", layer.chain_id)
+        tell("created")
+        with web.mounted() as root:
+            (root / "new").write_text("new")
+        tell("written")
+        committed = web.commit()
+        tell(f"layer {committed.chain_id}")
+        store.flush()
+        tell("removing")
+        web.remove()
+        tell("pruning")
+        layer.release()
+        committed.release()
+        store.prune()
+
+
+def run_killed(name: str, base: Path, at: int) -> tuple[list[str], bool]:
+    """Do the work in a child that kills itself at step ``at``. What it told, and whether it was killed."""
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _child(name, base, at, writable)
+    os.close(writable)
+    with open(readable) as told:
+        lines = told.read().split("\n")
+    _, status = os.waitpid(child, 0)
+    killed = os.WIFSIGNALED(status)
+    assert killed or os.WEXITSTATUS(status) == 0, "the work itself failed"
+    return [line for line in lines if line], killed
+
+
+def _child(name: str, base: Path, at: int, writable: int) -> NoReturn:
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        work(name, base, step, lambda text: void(os.write(writable, f"{text}\n".encode())))
+        os._exit(0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        os._exit(1)
+
+
+def void(_: object) -> None: ...
+
+
+def every_step(name: str, base: Path) -> Iterator[list[str]]:
+    """Kill the work at each of its steps, with mounts at every fourth, for they cost time."""
+    at = 1
+    while True:
+        told, killed = run_killed(name, base, at)
+        if not killed:
+            assert at > 60, "there are many steps to be killed at"
+            return
+        yield told
+        at += 1 if name == "dir" else 4
+
+
+def test_nothing_is_half_done_and_nothing_is_lost(place: tuple[str, Path]) -> None:
+    name, base = place
+    with opened(name, base) as store:
+        before = held(store)
+    for told in every_step(name, base):
+        with opened(name, base) as store:
+            assert store.check() == []
+            unmount(store)
+            check_kept(store)
+            check_told(store, told)
+            tidy(store)
+            assert held(store) == before
+            assert os.listdir(store.root / "owners") in ([], [store._core.owner.id])
+
+
+def check_kept(store: Store) -> None:
+    image = store.image("kept:1")
+    tars = [make_tar(BASE), make_tar(ABOVE)]
+    for chain_id, expected in zip(image.layers, tars, strict=True):
+        with store.get(chain_id) as layer, layer.tar() as tar:
+            assert tar.read() == expected
+    with store.get_rw("kept").mounted() as root:
+        assert (root / "kept").read_text() == "kept"
+
+
+def check_told(store: Store, told: list[str]) -> None:
+    """What the child was told to be done is done."""
+    if "pruning" not in told:
+        for line in told:
+            if line.startswith("layer "):
+                with store.get(store.layer_info(line.split()[1]).chain_id) as layer, layer.tar() as tar:
+                    assert tar.read()
+    if "created" in told and "removing" not in told:
+        web = store.get_rw("web")
+        with web.mounted() as root:
+            assert (root / "etc/hosts").exists()
+            assert "written" not in told or (root / "new").read_text() == "new"
+
+
+def unmount(store: Store) -> None:
+    """What the child had mounted is still mounted: mounts are meant to outlive processes."""
+    for id in store.driver.ids():
+        for _ in range(3):
+            store.driver.put(id)
+
+
+def tidy(store: Store) -> None:
+    """Back to what it was."""
+    with contextlib.suppress(ContainerNotFound):
+        store.remove_rw("web")
+    assert store.prune().errors == ()
+
+
+def test_recovery_may_be_killed_too(scratch: Path) -> None:
+    with opened("dir", scratch) as store:
+        base = store.register(stream(BASE))
+        store.add_image(ImageRecord(id=digest_of(b"{}"), config=b"{}", layers=(base.chain_id,)), ["kept:1"])
+        before = held(store)
+    at = 1
+    while True:
+        _, killed = run_killed("dir", scratch, at)
+        if not killed:
+            return
+        for step in range(1, 4):
+            run_killed("dir", scratch, step)
+        with opened("dir", scratch) as store:
+            assert store.check() == []
+            tidy(store)
+            assert held(store) == before
+        at += 4

@@ -1,0 +1,194 @@
+"""The same layers on every driver and in the model: one tree, one changeset, one tar."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+from hypothesis import given
+
+from layerfs.archive.entry import EntryType
+from layerfs.archive.names import normalise
+from layerfs.archive.whiteout import PREFIX
+from layerfs.driver import Driver
+from layerfs.errors import ArchiveError
+from layerfs.ids import GraphID
+from layerfs.linux.removetree import remove_tree
+from layerfs.testing import strategies
+from layerfs.testing.actions import Action, act
+from layerfs.testing.conformance.base import assert_same, make_layer, mounted, tree_of
+from layerfs.testing.conformance.edits import carried
+from layerfs.testing.entries import tar_stream
+from layerfs.testing.memory import MemoryDriver
+from layerfs.testing.model import EMPTY, Item, Tree, apply, changes, read_items
+from layerfs_drivers import vfs
+from tests.properties.profile import examples
+from tests.require import need
+
+DRIVERS = ["vfs", "overlay"]
+
+
+@pytest.fixture(params=DRIVERS)
+def name(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    need.root()
+    if request.param == "overlay":
+        need.overlay(tmp_path)
+    return str(request.param)
+
+
+@contextlib.contextmanager
+def opened(name: str) -> Iterator[Driver]:
+    """A driver upon a fresh home."""
+    scratch = Path(tempfile.mkdtemp(prefix="layerfs-"))
+    try:
+        yield open_driver(name, scratch)
+    finally:
+        remove_tree(scratch)
+
+
+def open_driver(name: str, scratch: Path) -> Driver:
+    if name == "memory":
+        return MemoryDriver(scratch)
+    if name == "vfs":
+        return vfs.DRIVER.open(scratch / "home", scratch / "run", {})
+    from layerfs_drivers import overlay
+
+    return overlay.DRIVER.open(scratch / "home", scratch / "run", {})
+
+
+def layer_ids(chain: list[list[Item]]) -> list[GraphID]:
+    return [GraphID(f"layer-{number}") for number in range(len(chain))]
+
+
+def pairs(chain: list[list[Item]]) -> list[tuple[GraphID, GraphID | None]]:
+    """Each layer of the chain with its parent."""
+    ids = layer_ids(chain)
+    return list(zip(ids, [None, *ids], strict=False))
+
+
+def fill(driver: Driver, chain: list[list[Item]]) -> None:
+    for (id, parent), items in zip(pairs(chain), chain, strict=True):
+        make_layer(driver, id, items, parent)
+
+
+def trees(chain: list[list[Item]]) -> list[Tree]:
+    """What each layer of the chain shows, after the model."""
+    found = [EMPTY]
+    for items in chain:
+        found.append(apply(found[-1], items))
+    return found[1:]
+
+
+def diffs(driver: Driver, chain: list[list[Item]]) -> list[bytes]:
+    tars = []
+    for id, parent in pairs(chain):
+        with driver.diff(id, parent) as tar:
+            tars.append(tar.read())
+    return tars
+
+
+@given(chain=strategies.chains())
+@examples(150)
+def test_trees_and_changes_are_those_of_the_model(name: str, chain: list[list[Item]]) -> None:
+    with opened(name) as driver:
+        fill(driver, chain)
+        expected = trees(chain)
+        for (id, parent), tree, below in zip(pairs(chain), expected, [EMPTY, *expected], strict=False):
+            assert_same(tree_of(driver, id), tree)
+            assert list(driver.changes(id, parent)) == changes(tree, below if parent else None)
+
+
+@given(chain=strategies.chains())
+@examples(80)
+def test_diffs_are_those_of_the_model(name: str, chain: list[list[Item]]) -> None:
+    with opened(name) as driver, opened("memory") as model:
+        fill(driver, chain)
+        fill(model, chain)
+        for tar, expected in zip(diffs(driver, chain), diffs(model, chain), strict=True):
+            assert list(read_items(io.BytesIO(tar))) == list(read_items(io.BytesIO(expected)))
+            assert tar == expected
+
+
+@given(chain=strategies.chains(3))
+@examples(60)
+def test_diffs_make_the_same_chain_elsewhere(name: str, chain: list[list[Item]]) -> None:
+    with opened(name) as driver, opened(name) as elsewhere:
+        fill(driver, chain)
+        for id, parent in pairs(chain):
+            elsewhere.create(id, parent)
+            with driver.diff(id, parent) as tar:
+                elsewhere.apply_diff(id, parent, tar)
+            assert_same(tree_of(elsewhere, id), tree_of(driver, id))
+        assert diffs(elsewhere, chain) == diffs(driver, chain)
+
+
+@given(lower=strategies.layers(6), upper=strategies.any_layers())
+@examples(100)
+def test_what_the_model_refuses_is_refused(name: str, lower: list[Item], upper: list[Item]) -> None:
+    below = apply(EMPTY, lower)
+    with opened(name) as driver:
+        base = make_layer(driver, GraphID("base"), lower)
+        top = GraphID("top")
+        driver.create(top, base)
+        try:
+            expected = apply(below, upper)
+        except ArchiveError:
+            with pytest.raises(ArchiveError):
+                driver.apply_diff(top, base, tar_stream(upper))
+        else:
+            driver.apply_diff(top, base, tar_stream(upper))
+            assert_same(tree_of(driver, top), expected)
+        assert_same(tree_of(driver, base), below)
+
+
+@given(lower=strategies.layers(6), upper=strategies.layers(16))
+@examples(100)
+def test_content_is_told_as_displaced_or_can_be_read_by_name(
+    name: str, lower: list[Item], upper: list[Item]
+) -> None:
+    told: dict[int, bytes] = {}
+
+    def displaced(number: int, content: BinaryIO) -> None:
+        told[number] = content.read()
+
+    with opened(name) as driver:
+        base = make_layer(driver, GraphID("base"), lower)
+        top = GraphID("top")
+        driver.create(top, base)
+        driver.apply_diff(top, base, tar_stream(upper), displaced=displaced)
+        with driver.files(top) as open_file:
+            for number, (entry, content) in enumerate(upper):
+                path = normalise(entry.name)
+                if entry.type is not EntryType.FILE or b"/" + PREFIX in b"/" + path:
+                    continue
+                if number in told:
+                    assert told[number] == content
+                else:
+                    with open_file(path) as stream:
+                        assert stream.read() == content
+
+
+@given(chain=strategies.chains(2), actions=strategies.actions())
+@examples(150)
+def test_what_a_container_does_is_found(
+    name: str, chain: list[list[Item]], actions: list[Action]
+) -> None:
+    with opened(name) as driver:
+        fill(driver, chain)
+        base, top, copy = layer_ids(chain)[-1], GraphID("top"), GraphID("copy")
+        driver.create_read_write(top, base)
+        with mounted(driver, top) as root:
+            act(root, actions)
+        below, edited = tree_of(driver, base), tree_of(driver, top)
+        assert list(driver.changes(top, base)) == changes(edited, below)
+        with driver.diff(top, base) as tar:
+            items = list(read_items(tar))
+        assert_same(apply(below, items), carried(edited))
+        assert driver.diff_size(top, base) == sum(len(content) for _, content in items)
+        make_layer(driver, copy, items, base)
+        assert_same(tree_of(driver, copy), carried(edited))

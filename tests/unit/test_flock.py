@@ -1,0 +1,78 @@
+"""Lock files: one holder at a time, in and across processes, and none left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from layerfs.linux.flock import FileLock
+
+
+def test_a_lock_excludes_another_in_the_same_process(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with FileLock(path):
+        for shared in (False, True):
+            with pytest.raises(BlockingIOError):
+                FileLock(path, shared=shared, blocking=False).acquire()
+    with FileLock(path, blocking=False):
+        pass
+
+
+def test_shared_holders_exclude_only_exclusive_ones(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    exclusive = FileLock(path, blocking=False)
+    with FileLock(path, shared=True), FileLock(path, shared=True, blocking=False):
+        with pytest.raises(BlockingIOError):
+            exclusive.acquire()
+    with exclusive:
+        pass
+
+
+def test_the_kernel_releases_the_lock_of_a_process_that_dies(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        FileLock(path).acquire()
+        os.write(writable, b"x")
+        signal.pause()
+    os.read(readable, 1)
+    with pytest.raises(BlockingIOError):
+        FileLock(path, blocking=False).acquire()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with FileLock(path, blocking=False):
+        pass
+
+
+def test_a_file_that_is_unlinked_upon_release_lets_nobody_in_twice(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    inside = 0
+    most = 0
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(50):
+            with FileLock(path, unlink=True):
+                inside += 1
+                most = max(most, inside)
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert not path.exists()
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic"):
+        FileLock(tmp_path / "lock").acquire()
+    assert not (tmp_path / "elsewhere").exists()
