@@ -26,13 +26,14 @@ class Paths:
 
 def default_paths(environ: Mapping[str, str] | None = None) -> Paths:
     """``/var/lib/layerfs`` and ``/run/layerfs`` for root; for others ``layerfs`` in the XDG data and runtime
-    directories, which ``environ`` may name, with the defaults of the XDG Base Directory Specification."""
-    uid = os.geteuid()
-    if uid == 0:
+    directories, which ``environ`` may name, with the defaults of the XDG Base Directory Specification.
+
+    An ordinary user who is root in a user namespace counts as an ordinary user."""
+    if _is_root():
         return Paths(Path("/var/lib/layerfs"), Path("/run/layerfs"))
     environ = environ or {}
-    data = environ.get("XDG_DATA_HOME") or _home(uid) / ".local" / "share"
-    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
+    data = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME") or _home()) / ".local" / "share"
+    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
     return Paths(Path(data) / "layerfs", Path(runtime) / "layerfs")
 
 
@@ -54,9 +55,8 @@ def open_store(
     :class:`DriverNotFound`; :class:`NotSupported` with each driver's reason when none works;
     :class:`InvalidOption`.
     """
-    defaults = default_paths()
-    root = Path(defaults.root if root is None else root).absolute()
-    runroot = Path(defaults.runroot if runroot is None else runroot).absolute()
+    root = Path(root or default_paths().root).absolute()
+    runroot = Path(runroot or default_paths().runroot).absolute()
     found = _driver_of(root, driver) or _driver_for(root, runroot, driver, read_only=read_only)
     name = found.info.name
     own_options = _options_of(name, options or {})
@@ -65,7 +65,11 @@ def open_store(
     with translated(f"open driver {name}"):
         (runroot / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         opened = found.info.open(root / name, runroot / name, own_options, read_only=read_only)
-    return Store.open(root, opened, entry_point=found.entry_point, read_only=read_only)
+    try:
+        return Store.open(root, opened, entry_point=found.entry_point, read_only=read_only)
+    except BaseException:
+        opened.cleanup()
+        raise
 
 
 def _driver_of(root: Path, name: str | None) -> registry.Found | None:
@@ -101,10 +105,17 @@ def _options_of(driver: str, options: Mapping[str, str]) -> dict[str, str]:
     return own
 
 
-def _home(uid: int) -> Path:
+def _is_root() -> bool:
+    """Root of the host, or of a container that has a system of its own."""
+    from layerfs.linux.userns import in_user_namespace
+
+    return os.geteuid() == 0 and (not in_user_namespace() or os.access("/var/lib", os.W_OK))
+
+
+def _home() -> str:
     import pwd
 
     try:
-        return Path(pwd.getpwuid(uid).pw_dir)
+        return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:
-        return Path("/")
+        return "/"

@@ -94,7 +94,7 @@ def load(name: str, entry_point: str) -> Found:
 
 def probe_all(home_of: Callable[[DriverInfo], Path], runroot: Path) -> list[Probe]:
     """Ask every driver whether it works here, each with the home it would have."""
-    return [_probe(info, home_of(info), runroot) for info in drivers()]
+    return [_probe(info, home_of(info), runroot / info.name) for info in drivers()]
 
 
 def choose(root: Path, runroot: Path, name: str | None = None) -> Found:

@@ -3,7 +3,7 @@
     python scripts/demo.py [IMAGE]
 
 IMAGE is an OCI layout or a docker-archive; without one, ``demo_image.py`` makes one (once). Everything
-happens below ``build/demo``; run as root, or as root of a user namespace.
+happens below ``build/demo``, which is gone at the end; run as root, or as root of a user namespace.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def main() -> None:
         if not image_file.exists():
             say("making a real image from this machine's package mirror (a minute or two)")
             subprocess.run([sys.executable, "scripts/demo_image.py", str(image_file)], check=True)
-    for place in ("first", "first-run", "second", "second-run"):
-        shutil.rmtree(WORK / place, ignore_errors=True)
+    shutil.rmtree(WORK)
+    WORK.mkdir()
     first, second = Store(WORK / "first"), Store(WORK / "second", "--driver", "vfs")
 
     say("\n# 1. An image in")
@@ -128,8 +128,8 @@ def main() -> None:
     ours, theirs = first.digests("changed"), second.digests("changed")
     for mine, other in zip(ours, theirs, strict=True):
         say(f"{'same' if mine == other else 'DIFFERENT'}  {mine}")
-    (WORK / "changed.tar").unlink()
     first("rm", "demo")
+    shutil.rmtree(WORK)
     if ours != theirs:
         sys.exit("the digests differ")
     say(

@@ -46,7 +46,7 @@ from layerfs.linux.copytree import copy_tree
 from layerfs.linux.diskusage import disk_usage
 from layerfs.linux.mount import perform_all, release
 from layerfs.linux.removetree import remove_tree
-from layerfs.linux.userns import has_capability
+from layerfs.linux.userns import has_capability, in_user_namespace
 from layerfs.mountcount import MountCount
 from layerfs.naivediff import NaiveDiff
 
@@ -66,7 +66,10 @@ class _Vfs:
     runroot: Path
     read_only: bool
     name: str = "vfs"
-    capabilities: Capabilities = Capabilities(no_limits_because=f"{_NO_LIMITS}; {_LIMITS_HINT}")
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(no_limits_because=f"{_NO_LIMITS}; {_LIMITS_HINT}")
 
     def create(self, id: GraphID, parent: GraphID | None, /) -> None:
         with self._writing(f"create layer {id}"):
@@ -202,10 +205,14 @@ class _VfsInfo:
 
 
 def _sweep(home: Path) -> None:
-    """Finish the removals that a dead process left. One that is still being done is done by both."""
+    """Finish the removals that a dead process left. One that is still being done is done by both.
+
+    What cannot be removed now is no layer any more and does no harm: the next sweep tries again.
+    """
     for name in os.listdir(home):
         if name.startswith(_REMOVING):
-            remove_tree(home / name)
+            with contextlib.suppress(OSError):
+                remove_tree(home / name)
 
 
 def _probe_xattrs(home: Path) -> None:
@@ -213,9 +220,11 @@ def _probe_xattrs(home: Path) -> None:
     place = home
     while not place.exists():
         place = place.parent
+    # Root of a user namespace may not set trusted attributes; tmpfs has user ones since Linux 6.6 only.
+    namespace = "user" if in_user_namespace() else "trusted"
     try:
         with tempfile.TemporaryDirectory(prefix=".probe-", dir=place) as scratch:
-            os.setxattr(scratch, "trusted.layerfs.probe", b"yes")
+            os.setxattr(scratch, f"{namespace}.layerfs.probe", b"yes")
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP:
             raise NotSupported(

@@ -33,7 +33,6 @@ _TYPES = {
     stat.S_IFDIR: EntryType.DIRECTORY,
     stat.S_IFIFO: EntryType.FIFO,
 }
-"""A socket is none of these: a tar cannot hold one."""
 
 
 def pack(
@@ -131,7 +130,7 @@ def _blocks(
     with _opened_source(root, unescape, lower) as source:
         for change in changes:
             if change.kind is ChangeKind.DELETED:
-                yield header_blocks(Entry(whiteout_path(change.path), EntryType.FILE, mode=0), 0)
+                yield _whiteout(change.path)
                 continue
             if split(change.path)[1].startswith(PREFIX):
                 raise EntryRefused(
@@ -140,15 +139,27 @@ def _blocks(
                     hint="rename it",
                 )
             with source.opened(change.path) as fd:
-                yield from _one(source, change.path, fd, first_names)
+                status = os.fstat(fd)
+                if not stat.S_ISSOCK(status.st_mode):
+                    yield from _one(source, change.path, fd, status, first_names)
+                elif change.kind is ChangeKind.MODIFIED:
+                    # A tar cannot hold a socket, but what it took the place of is gone.
+                    yield _whiteout(change.path)
     yield 2 * ZERO_BLOCK
 
 
-def _one(source: _Source, path: bytes, fd: int, first_names: dict[tuple[int, int], bytes]) -> Iterator[bytes]:
-    status = os.fstat(fd)
-    kind = _TYPES.get(stat.S_IFMT(status.st_mode))
-    if kind is None:
-        return
+def _whiteout(path: bytes) -> bytes:
+    return header_blocks(Entry(whiteout_path(path), EntryType.FILE, mode=0), 0)
+
+
+def _one(
+    source: _Source,
+    path: bytes,
+    fd: int,
+    status: os.stat_result,
+    first_names: dict[tuple[int, int], bytes],
+) -> Iterator[bytes]:
+    kind = _TYPES[stat.S_IFMT(status.st_mode)]
     linkname = b""
     if kind is not EntryType.DIRECTORY and status.st_nlink > 1:
         first = first_names.setdefault((status.st_dev, status.st_ino), path)

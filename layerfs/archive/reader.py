@@ -26,6 +26,8 @@ MAX_TRAILING = 64 * 1024 * 1024
 
 _NS = 1_000_000_000
 _MAX_TIME = ((1 << 63) - 1) * _NS
+_DIGITS = 20
+"""More than the greatest number in a sparse map has."""
 _FILE = EntryType.FILE
 _LINKS = (EntryType.HARDLINK, EntryType.SYMLINK)
 
@@ -337,6 +339,8 @@ class TarReader:
             lines += whole
             if wanted == 1 and lines:
                 wanted = 1 + 2 * pax.parse_size(lines[0])
+            if len(lines) < wanted and len(text) > _DIGITS:
+                raise ValueError("sparse map: a line that is no number")
         return [*(pax.parse_size(line) for line in lines[1:wanted]), used]
 
 

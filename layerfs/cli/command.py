@@ -83,7 +83,9 @@ class Session:
 def _option(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise InvalidOption(f"--option {text!r} is not K=V", hint="such as --option overlay.size=10G")
+        raise InvalidOption(
+            f"--option {text!r} is not K=V", hint="K is DRIVER.OPTION; 'layerfs drivers --json' lists them"
+        )
     return name, value
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     from layerfs.registry import Probe
     from layerfs.store.store import Store
 
-LEAST_FREE = 0.05
-"""Less of a file system's space or inodes than this part is too little."""
+LEAST_PART = 0.05
+LEAST_BYTES = 10 << 30
+"""Less free space than this part of a file system *and* than so much is too little."""
+
+_ID = re.compile(r"[0-9a-f]{64}(-init)?")
+"""What the store makes up for the drivers."""
 
 
 class Level(enum.Enum):
@@ -76,20 +81,18 @@ def of_driver(store: Store) -> Iterator[Finding]:
     """What the store's driver cannot do, or does slowly, here."""
     driver = store.driver
     if not driver.capabilities.native_diff:
+        because = driver.status().get("native diff", "")
         yield Finding(
             Level.NOTE,
             "diff",
             f"driver {driver.name} compares whole trees here: 'changes', 'diff' and 'commit' take as long "
-            "as the image is big",
+            f"as the image is big{because and f' ({because})'}",
         )
     wanted = {"size": driver.capabilities.size_limit, "inodes": driver.capabilities.inode_limit}
     missing = [name for name, there in wanted.items() if not there]
     if missing:
-        yield Finding(
-            Level.NOTE,
-            "limits",
-            f"no limit on {' or '.join(missing)} of a container: {driver.capabilities.no_limits_because}",
-        )
+        because = driver.capabilities.no_limits_because or f"driver {driver.name} has none"
+        yield Finding(Level.NOTE, "limits", f"no limit on {' or '.join(missing)} of a container: {because}")
 
 
 def of_store(store: Store) -> Iterator[Finding]:
@@ -103,29 +106,52 @@ def of_store(store: Store) -> Iterator[Finding]:
 def of_mounts(store: Store, runroot: Path, counts: MountCount) -> Iterator[Finding]:
     """Mounts and their counts, and who holds them."""
     owners = _owners(store)
-    counted = set(counts.mounted_ids())
-    mounted: dict[str, Path] = {}
-    for entry in mounts_below(runroot):
-        place = Path(os.fsdecode(entry.mount_point))
-        mounted[place.name] = place
+    mounted = _mounted(runroot, owners)
     for id, place in sorted(mounted.items()):
         owner = owners.get(id)
-        if owner is None:
+        count = counts.count(id)
+        if not count:
+            what = owner or "a layer that the store does not know"
             yield Finding(
                 Level.PROBLEM,
                 "mounts",
-                f"{place} is mounted, but the store knows no such layer",
+                f"{what} is mounted at {place}, but nobody counts as its user",
                 f"umount {place}",
             )
-        elif id not in counted:
-            yield Finding(
-                Level.PROBLEM,
-                "mounts",
-                f"{owner} is mounted at {place}, but nobody counts as its user",
-                f"umount {place}",
-            )
+        elif owner is None:
+            yield Finding(Level.NOTE, "mounts", f"a layer of another store is mounted at {place}")
         else:
-            yield Finding(Level.NOTE, "mounts", _in_use(owner, place, counts.count(id)))
+            yield Finding(Level.NOTE, "mounts", _in_use(owner, place, count))
+    for id in _counted(counts):
+        if id in owners and id not in mounted:
+            yield Finding(
+                Level.NOTE,
+                "mounts",
+                f"{owners[id]} is counted as mounted but is not: somebody unmounted it by hand",
+                "nothing to do: the next mount counts afresh",
+            )
+
+
+def _mounted(runroot: Path, known: Collection[str]) -> dict[str, Path]:
+    """Where the drivers mounted what, by id. What a runtime mounts inside a container is left out."""
+    places: dict[str, Path] = {}
+    for entry in mounts_below(runroot):
+        place = Path(os.fsdecode(entry.mount_point))
+        ids = [
+            part
+            for part in place.relative_to(runroot.resolve()).parts
+            if part in known or _ID.fullmatch(part)
+        ]
+        if ids and ids[0] == place.name:
+            places[place.name] = place
+    return places
+
+
+def _counted(counts: MountCount) -> list[str]:
+    try:
+        return sorted(os.listdir(counts.directory))
+    except FileNotFoundError:
+        return []
 
 
 def _in_use(owner: str, place: Path, count: int) -> str:
@@ -151,15 +177,15 @@ def of_space(root: Path) -> Iterator[Finding]:
     while not root.exists():
         root = root.parent
     found = os.statvfs(root)
-    if found.f_bavail < found.f_blocks * LEAST_FREE:
-        free = output.size(found.f_bavail * found.f_frsize)
+    free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+    if free < total * LEAST_PART and free < LEAST_BYTES:
         yield Finding(
             Level.PROBLEM,
             "space",
-            f"only {free} of {output.size(found.f_blocks * found.f_frsize)} free where {root} lies",
+            f"only {output.size(free)} of {output.size(total)} free where {root} lies",
             "'layerfs rmi' what is not needed, then 'layerfs prune'; 'layerfs du' tells what takes the space",
         )
-    if found.f_files and found.f_favail < found.f_files * LEAST_FREE:
+    if found.f_files and found.f_favail < found.f_files * LEAST_PART:
         yield Finding(
             Level.PROBLEM,
             "space",

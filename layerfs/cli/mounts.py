@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,13 +108,15 @@ def _print(mounts: Sequence[Mount], target: Path | None, *, as_json: bool) -> No
 
 def _shell_command(mount: Mount, target: str) -> str:
     """The mount as a command of mount(8) to paste into a shell."""
+    from shlex import join
+
     if mount.fstype == "bind":
         kinds = [] if {"bind", "rbind"} & set(mount.options) else ["bind"]
         words = ["mount", "-o", ",".join((*kinds, *mount.options)), mount.source, target]
     else:
         options = ["-o", ",".join(_quoted(option) for option in mount.options)] if mount.options else []
         words = ["mount", "-t", mount.fstype, mount.source, *options, target]
-    return shlex.join(words)
+    return join(words)
 
 
 def _quoted(option: str) -> str:

@@ -19,7 +19,7 @@ from layerfs.image import names
 from layerfs.image.fields import Field
 from layerfs.image.model import Config, FoundImage, FoundLayer
 from layerfs.image.platform import Platform
-from layerfs.image.source import Source, read_json, read_small, where
+from layerfs.image.source import Source, naming, read_json, read_small, where
 
 MANIFEST = b"manifest.json"
 REPOSITORIES = b"repositories"
@@ -98,4 +98,5 @@ def _names(item: Field) -> tuple[str, ...]:
 
 
 def _path(field: Field) -> bytes:
-    return normalise(field.text().encode())
+    with naming(field.file):
+        return normalise(field.text().encode())

@@ -80,7 +80,7 @@ def _find_images(archive: Source, platform: Platform | None) -> list[FoundImage]
     if archive.has(docker.REPOSITORIES):
         raise ImageError(
             f"{archive.label}: an archive of Docker before 1.10, without {show(docker.MANIFEST)}",
-            hint="load and save it with a Docker from 1.10 to 25, which writes the newer form",
+            hint="load it into a later Docker that still reads it (20.10 does) and save it again",
         )
     inside = ", ".join(show(name) for name in archive.top()[:5])
     raise ImageError(
@@ -94,10 +94,8 @@ def _merged(images: Iterable[FoundImage]) -> list[FoundImage]:
     merged: dict[Digest, FoundImage] = {}
     for image in images:
         same = merged.get(image.id)
-        names = (
-            tuple(dict.fromkeys((*same.names, *image.names))) if same else tuple(dict.fromkeys(image.names))
-        )
-        merged[image.id] = attrs.evolve(same or image, names=names)
+        names = dict.fromkeys((*(same.names if same else ()), *image.names))
+        merged[image.id] = attrs.evolve(same or image, names=tuple(names))
     return list(merged.values())
 
 

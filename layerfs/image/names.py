@@ -35,10 +35,10 @@ def normalise(text: str) -> str:
     registry, path = _split_registry(repository)
     name = f"{registry}/{path}"
     fits = (
-        _REGISTRY.fullmatch(registry)
+        len(name) <= _LONGEST
+        and _REGISTRY.fullmatch(registry)
         and _PATH.fullmatch(path)
         and _TAG.fullmatch(tag or DEFAULT_TAG)
-        and len(name) <= _LONGEST
     )
     if not fits or text.endswith(":"):
         raise InvalidID(f"not the name of an image: {text!r}", hint=_HINT)
@@ -49,7 +49,11 @@ def normalise(text: str) -> str:
 
 def familiar(name: str) -> str:
     """A full name as people write it: ``docker.io/library/debian:latest`` is ``debian:latest``."""
-    return name.removeprefix(f"{DEFAULT_REGISTRY}/").removeprefix("library/") if _is_default(name) else name
+    short = name.removeprefix(f"{DEFAULT_REGISTRY}/")
+    for candidate in (short.removeprefix("library/"), short):
+        if _means(candidate, name):
+            return candidate
+    return name
 
 
 def split_tag(name: str) -> tuple[str, str]:
@@ -58,8 +62,11 @@ def split_tag(name: str) -> tuple[str, str]:
     return (repository, tag) if colon and "/" not in tag else (name, "")
 
 
-def _is_default(name: str) -> bool:
-    return name.startswith(f"{DEFAULT_REGISTRY}/")
+def _means(text: str, name: str) -> bool:
+    try:
+        return normalise(text) == name
+    except InvalidID:
+        return False
 
 
 def _split_registry(repository: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import attrs
 
@@ -49,8 +49,10 @@ class Section(io.RawIOBase):
 
 @attrs.frozen
 class _Member:
-    offset: int
-    size: int
+    offset: int = 0
+    size: int = 0
+    link: bytes | None = None
+    """The member that this one stands for."""
     trouble: str = ""
     """Why it cannot be read, for the one who asks for it."""
 
@@ -64,7 +66,6 @@ class TarSource:
         self.label = label
         self._fd = fd
         self._members: dict[bytes, _Member] = {}
-        self._links: dict[bytes, bytes | None] = {}
         try:
             self._index(start)
         except BaseException:
@@ -72,26 +73,25 @@ class TarSource:
             raise
 
     def has(self, name: bytes) -> bool:
-        return name in self._members or name in self._links
+        return name in self._members
 
     def open(self, name: bytes) -> tuple[BinaryIO, int]:
-        member = self._members.get(self._follow(name))
+        member = self._find(name)
         if member is None:
             raise ImageError(f"{self.label}: {show(name)}: no such file in the archive")
         if member.trouble:
             raise ImageError(f"{self.label}: {show(name)}: {member.trouble}")
-        section = Section(self._fd, member.offset, member.size)
-        return io.BufferedReader(section, _BUFFER), member.size
+        return io.BufferedReader(Section(self._fd, member.offset, member.size), _BUFFER), member.size
 
     def top(self) -> list[bytes]:
-        return sorted({name.partition(b"/")[0] for name in (*self._members, *self._links)})
+        return sorted({name.partition(b"/")[0] for name in self._members})
 
     def close(self) -> None:
         os.close(self._fd)
 
     def _index(self, start: int) -> None:
         stream = io.BufferedReader(Section(self._fd, start, None), _BUFFER)
-        reader = TarReader(cast(BinaryIO, stream), where=self.label)
+        reader = TarReader(stream, where=self.label)
         position = start
         for entry in reader:
             position += len(reader.head())
@@ -104,27 +104,34 @@ class TarSource:
         name = normalise(entry.name)
         if len(name) > MAX_NAME:
             raise ImageError(f"{self.label}: a member's name of {len(name)} bytes: not an image")
-        if entry.type is EntryType.FILE:
-            trouble = "stored as a sparse file" if entry.sparse is not None else ""
-            if self.has(name):
-                # Readers differ in which one counts, so what was checked could not be what is used.
-                trouble = "there is more than one member of this name"
-            self._members[name] = _Member(position, entry.size, trouble)
-        elif entry.type is EntryType.HARDLINK:
-            self._links[name] = normalise(entry.linkname)
-        elif entry.type is EntryType.SYMLINK:
-            self._links[name] = _beside(name, entry.linkname)
+        member = _member(entry, name, position)
+        if member is not None and name in self._members:
+            # Readers differ in which one counts, so what was checked could not be what is used.
+            member = _Member(trouble="there is more than one member of this name")
+        if member is not None:
+            self._members[name] = member
 
-    def _follow(self, name: bytes) -> bytes:
-        current = name
+    def _find(self, name: bytes) -> _Member | None:
+        member = self._members.get(name)
         for _ in range(MAX_LINKS):
-            if current not in self._links:
-                return current
-            target = self._links[current]
-            if target is None:
-                raise ImageError(f"{self.label}: {show(name)}: a link that points out of the archive")
-            current = target
-        raise ImageError(f"{self.label}: {show(name)}: links that lead in circles")
+            if member is None or member.link is None:
+                return member
+            member = self._members.get(member.link)
+        return _Member(trouble="links that lead in circles")
+
+
+def _member(entry: Entry, name: bytes, position: int) -> _Member | None:
+    """What an entry is good for; None for a directory and what an image archive has no use for."""
+    if entry.type is EntryType.FILE:
+        return _Member(
+            position, entry.size, trouble="" if entry.sparse is None else "stored as a sparse file"
+        )
+    if entry.type is EntryType.HARDLINK:
+        return _Member(link=normalise(entry.linkname))
+    if entry.type is EntryType.SYMLINK:
+        target = _beside(name, entry.linkname)
+        return _Member(link=target, trouble="" if target else "a link that points out of the archive")
+    return None
 
 
 def _beside(name: bytes, target: bytes) -> bytes | None:

@@ -71,9 +71,9 @@ class _Copy:
 
     def _copy_all(self) -> None:
         # A default ACL of the directory that holds the copy would be inherited by all of it.
-        for name in ("system.posix_acl_default", "system.posix_acl_access"):
+        for acl in ("system.posix_acl_default", "system.posix_acl_access"):
             with contextlib.suppress(OSError):
-                os.removexattr(self._target, name)
+                os.removexattr(self._target, acl)
         self._enter(b"")
         while True:
             level = self._way[-1]

@@ -225,8 +225,9 @@ def driver_of(root: Path) -> tuple[str, str] | None:
     """Name and entry point of the driver that the store in ``root`` belongs to; None where no store is yet.
     Writes nothing. Errors as for opening it."""
     path = root / FILE_NAME
-    if not path.exists():
-        return None
+    with translated(f"look for a store in {root}"):
+        if not path.exists():
+            return None
     with _translated(path), contextlib.closing(_connect_read_only(path)) as connection:
         # Another process may be about to make it.
         return _driver(connection) if _version(connection, path) else None
@@ -263,10 +264,11 @@ def _create(connection: sqlite3.Connection, root: Path) -> None:
 def _connect_read_only(path: Path) -> sqlite3.Connection:
     """A connection that writes nothing, unless a live process has the store open for writing: then its
     shared memory is used, so that its changes are seen."""
-    if not path.exists():
-        raise StoreDamaged(f"no store in {path.parent}", hint="a read-only store must exist already")
-    wal = path.with_name(path.name + "-wal")
-    unwritten = wal.exists() and wal.stat().st_size > 0
+    with translated(f"look for a store in {path.parent}"):
+        if not path.exists():
+            raise StoreDamaged(f"no store in {path.parent}", hint="a read-only store must exist already")
+        wal = path.with_name(path.name + "-wal")
+        unwritten = wal.exists() and wal.stat().st_size > 0
     if unwritten and not os.access(path.parent, os.W_OK):
         raise ReadOnly(
             f"{path}: the store was not closed when it was made read-only",

@@ -49,25 +49,20 @@ def paths(most: int = 3) -> st.SearchStrategy[bytes]:
     return st.lists(components(), min_size=1, max_size=most).map(b"/".join)
 
 
-_MODES = (0o644, 0o755, 0o600, 0o000, 0o4755, 0o2755, 0o6711, 0o1777, 0o7777)
-_IDS = (0, 1000, 65534, 2_097_152, 4_000_000_000)
-_TIMES = (0, 1, DAY, DAY + 1, 1_000_000_000, 5_000_000_000_000_000_000, -1, -1_500_000_000)
-
-
-@st.composite
-def _described(draw: st.DrawFn, name: bytes, kind: EntryType) -> Entry:
-    xattrs = draw(_xattrs(kind))
-    entry = Entry(
-        name=name,
-        type=kind,
-        mode=draw(st.sampled_from(_MODES)),
-        uid=draw(st.sampled_from(_IDS)),
-        gid=draw(st.sampled_from(_IDS)),
-        mtime_ns=draw(st.sampled_from(_TIMES)),
-        xattrs=xattrs,
-    )
-    # The group bits of the mode are the mask of an ACL; a tar that says otherwise has no one meaning.
-    return attrs.evolve(entry, mode=0o775) if b"system.posix_acl_access" in xattrs else entry
+# Built once: building a strategy takes longer than drawing from it.
+_PATHS = paths()
+_MODES = st.sampled_from((0o644, 0o755, 0o600, 0o000, 0o4755, 0o2755, 0o6711, 0o1777, 0o7777))
+_IDS = st.sampled_from((0, 1000, 65534, 2_097_152, 4_000_000_000))
+_TIMES = st.sampled_from((0, 1, DAY, DAY + 1, 1_000_000_000, 5_000_000_000_000_000_000, -1, -1_500_000_000))
+_CONTENTS = st.sampled_from((b"", b"one\n", b"two\n", b"a block and more" * 300))
+_DEVICES = st.sampled_from(((1, 3), (259, 70_000), (8, 0)))
+_SPECIAL = st.sampled_from((EntryType.FIFO, EntryType.CHARDEV, EntryType.BLOCKDEV))
+_DIRECTORIES = st.one_of(_PATHS, _PATHS, _PATHS, st.just(b""))
+_MARKED = st.one_of(st.just(b""), paths(2))
+_SPELLINGS = st.sampled_from((b"", b"", b"", b"./", b"/", b".//"))
+"""What may stand before a name in a tar without a meaning."""
+_INSIDE = st.one_of(paths(2), paths(1).map(lambda path: b"../" + path))
+_TARGETS = st.one_of(_INSIDE, _INSIDE, st.sampled_from((b"/a", b"..", b".", b"nowhere/at/all", b"/")))
 
 
 def _xattrs(kind: EntryType) -> st.SearchStrategy[Mapping[bytes, bytes]]:
@@ -87,37 +82,59 @@ def _xattrs(kind: EntryType) -> st.SearchStrategy[Mapping[bytes, bytes]]:
     return st.one_of(none, none, none, some)
 
 
-@st.composite
-def _directory(draw: st.DrawFn) -> Item:
-    name = draw(st.one_of(paths(), paths(), paths(), st.just(b"")))
-    return draw(_described(name, EntryType.DIRECTORY)), b""
+_XATTRS = {kind: _xattrs(kind) for kind in EntryType}
 
 
-@st.composite
-def _file(draw: st.DrawFn) -> Item:
-    content = draw(st.sampled_from((b"", b"one\n", b"two\n", b"a block and more" * 300)))
-    entry = draw(_described(draw(paths()), EntryType.FILE))
-    return attrs.evolve(entry, size=len(content)), content
+def _described(draw: st.DrawFn, name: bytes, kind: EntryType) -> Entry:
+    xattrs = draw(_XATTRS[kind])
+    entry = Entry(
+        name=name,
+        type=kind,
+        mode=draw(_MODES),
+        uid=draw(_IDS),
+        gid=draw(_IDS),
+        mtime_ns=draw(_TIMES),
+        xattrs=xattrs,
+    )
+    # The group bits of the mode are the mask of an ACL; a tar that says otherwise has no one meaning.
+    return attrs.evolve(entry, mode=0o775) if b"system.posix_acl_access" in xattrs else entry
 
 
-@st.composite
-def _special(draw: st.DrawFn) -> Item:
-    kind = draw(st.sampled_from((EntryType.FIFO, EntryType.CHARDEV, EntryType.BLOCKDEV)))
-    entry = draw(_described(draw(paths()), kind))
-    device = (0, 0) if kind is EntryType.FIFO else draw(st.sampled_from(((1, 3), (259, 70_000), (8, 0))))
-    return attrs.evolve(entry, device=device), b""
+def _directory(draw: st.DrawFn, earlier: list[bytes]) -> Item:
+    return _described(draw, draw(_DIRECTORIES), EntryType.DIRECTORY), b""
 
 
-def _symlink() -> st.SearchStrategy[Item]:
-    inside = st.one_of(paths(2), paths(1).map(lambda p: b"../" + p))
-    odd = st.sampled_from((b"/a", b"..", b".", b"nowhere/at/all", b"/"))
-    targets = st.one_of(inside, inside, odd)
-    return st.builds(symlink, paths(), targets, uid=st.sampled_from(_IDS), mtime_ns=st.sampled_from(_TIMES))
+def _file(draw: st.DrawFn, earlier: list[bytes]) -> Item:
+    content = draw(_CONTENTS)
+    return attrs.evolve(_described(draw, draw(_PATHS), EntryType.FILE), size=len(content)), content
 
 
-def _spelled() -> st.SearchStrategy[bytes]:
-    """What may stand before a name in a tar without a meaning."""
-    return st.sampled_from((b"", b"", b"", b"./", b"/", b".//"))
+def _special(draw: st.DrawFn, earlier: list[bytes]) -> Item:
+    kind = draw(_SPECIAL)
+    device = (0, 0) if kind is EntryType.FIFO else draw(_DEVICES)
+    return attrs.evolve(_described(draw, draw(_PATHS), kind), device=device), b""
+
+
+def _symlink(draw: st.DrawFn, earlier: list[bytes]) -> Item:
+    return symlink(draw(_PATHS), draw(_TARGETS), uid=draw(_IDS), mtime_ns=draw(_TIMES))
+
+
+def _hard_link(draw: st.DrawFn, earlier: list[bytes]) -> Item:
+    target = draw(st.sampled_from(earlier)) if earlier else draw(_PATHS)
+    return hard_link(draw(_PATHS), target)
+
+
+def _whiteout(draw: st.DrawFn, earlier: list[bytes]) -> Item:
+    return whiteout(draw(_PATHS))
+
+
+def _opaque(draw: st.DrawFn, earlier: list[bytes]) -> Item:
+    return opaque(draw(_MARKED))
+
+
+_KINDS = st.sampled_from(
+    (_directory, _directory, _file, _file, _special, _symlink, _hard_link, _whiteout, _opaque)
+)
 
 
 @st.composite
@@ -125,26 +142,10 @@ def any_layers(draw: st.DrawFn, most: int = 12) -> list[Item]:
     """Entries as they come: many of these layers have to be refused."""
     items: list[Item] = []
     for _ in range(draw(st.integers(0, most))):
-        entry, content = draw(_item([entry.name for entry, _ in items]))
-        spelled = draw(_spelled()) + entry.name
+        entry, content = draw(_KINDS)(draw, [earlier.name for earlier, _ in items])
+        spelled = draw(_SPELLINGS) + entry.name
         items.append((attrs.evolve(entry, name=spelled or b"./"), content))
     return items
-
-
-def _item(earlier: list[bytes]) -> st.SearchStrategy[Item]:
-    """``earlier``: names that a hard link may want."""
-    targets = st.sampled_from(earlier) if earlier else paths()
-    return st.one_of(
-        _directory(),
-        _directory(),
-        _file(),
-        _file(),
-        _special(),
-        _symlink(),
-        st.builds(hard_link, paths(), targets),
-        paths().map(whiteout),
-        st.one_of(st.just(b""), paths(2)).map(opaque),
-    )
 
 
 @st.composite
@@ -171,5 +172,5 @@ def chains(most: int = 4) -> st.SearchStrategy[list[list[Item]]]:
 
 def actions(most: int = 10) -> st.SearchStrategy[list[Action]]:
     """What a container does, on paths that meet those of :func:`layers`."""
-    action = st.builds(Action, st.sampled_from(sorted(ACTIONS)), paths(), paths())
+    action = st.builds(Action, st.sampled_from(sorted(ACTIONS)), _PATHS, _PATHS)
     return st.lists(action, max_size=most)

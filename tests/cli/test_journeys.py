@@ -394,6 +394,23 @@ def test_doctor_finds_a_mount_that_nobody_counts(cli: Cli) -> None:
     cli("doctor")
 
 
+def test_doctor_does_not_mind_what_a_runtime_mounts_inside(cli: Cli) -> None:
+    cli("create", "base:1", "--name", "c1")
+    [root] = cli("mount", "c1").lines
+    subprocess.run(["mount", "-t", "tmpfs", "none", f"{root}/etc"], check=True)
+    mounts = [each for each in cli("doctor", "--json").json if each["about"] == "mounts"]
+    assert [each["what"].split(" at ")[0] for each in mounts] == ["container c1 is mounted once"]
+
+
+def test_doctor_tells_of_a_count_without_a_mount(cli: Cli) -> None:
+    cli("create", "base:1", "--name", "c1")
+    [root] = cli("mount", "c1").lines
+    subprocess.run(["umount", root], check=True)
+    [found] = [each for each in cli("doctor", "--json").json if each["about"] == "mounts"]
+    assert found["what"].startswith("container c1 is counted as mounted but is not")
+    assert cli("mount", "c1").lines == [root]
+
+
 def test_check_and_repair_take_away_what_belongs_to_nothing(cli: Cli) -> None:
     assert cli("check", "--json").json == []
     (cli.base / "root/split/stray").write_bytes(b"")

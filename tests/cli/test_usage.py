@@ -66,7 +66,7 @@ def test_without_a_command_the_overview_goes_to_stderr(capsys: pytest.CaptureFix
         (["create", "i", "--inodes", "0"], "'0' is no number above zero", "usage: layerfs create"),
         (["save", "i", "-o", "d", "--format", "oic"], "'oic' is none of oci, docker", "usage: layerfs save"),
         (["--root", "", "images"], "an empty --root", "a variable that is not set?"),
-        (["--option", "size", "images"], "--option 'size' is not K=V", "such as"),
+        (["--option", "size", "images"], "--option 'size' is not K=V", "K is DRIVER.OPTION"),
     ],
 )
 def test_wrong_words_are_answered_with_the_right_ones(

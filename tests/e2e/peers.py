@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 
 from layerfs.archive.compression import open_decompressed
+from layerfs.ids import ChainID
 from layerfs.image.find import find
 from layerfs.store.store import Store
 from layerfs.testing.model import Node, Tree, read_tree
@@ -45,17 +45,16 @@ def make_layout(where: Path, names: tuple[str, ...] = ("demo:v1",)) -> Path:
 def identity(store: Store, text: str) -> Identity:
     """An image in a store. Each layer is read to its end, which verifies it."""
     image = find(store, text)
-    return Identity(image.id, tuple(diff_id for diff_id, _ in _read(store, image.layers)))
+    return Identity(image.id, tuple(_verified(store, chain_id) for chain_id in image.layers))
 
 
-def _read(store: Store, layers: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    for chain_id in layers:
-        with store.get(chain_id) as layer, layer.tar() as tar:  # type: ignore[arg-type]
-            hashed = hashlib.sha256()
-            while chunk := tar.read(1 << 20):
-                hashed.update(chunk)
-            assert f"sha256:{hashed.hexdigest()}" == layer.diff_id
-            yield layer.diff_id, chain_id
+def _verified(store: Store, chain_id: ChainID) -> str:
+    with store.get(chain_id) as layer, layer.tar() as tar:
+        hashed = hashlib.sha256()
+        while chunk := tar.read(1 << 20):
+            hashed.update(chunk)
+        assert f"sha256:{hashed.hexdigest()}" == layer.diff_id
+        return layer.diff_id
 
 
 def tree(store: Store, text: str) -> Tree:

@@ -95,3 +95,23 @@ def test_an_image_in_other_clothes_adds_no_layer(store: Store, original: Identit
     load(store, tmp_path / "docker.tar")
     assert list(store.layers()) == before
     assert identity(store, "again:v1") == original
+
+
+def test_a_real_image_is_the_same_in_every_form(store: Store, debian_image: Path, tmp_path: Path) -> None:
+    [loaded] = load(store, debian_image)
+    original, before = identity(store, loaded.id), list(store.layers())
+    save(store, [loaded.id], f"{tmp_path}/saved/", compression=Compression.ZSTD)
+    copy(f"oci:{tmp_path}/saved", f"oci-archive:{tmp_path}/gzip.tar:again", "--dest-compress-format", "gzip")
+    save(store, [loaded.id], tmp_path / "docker.tar", format="docker")
+    for archive in ("saved", "gzip.tar", "docker.tar"):
+        assert [image.id for image in load(store, tmp_path / archive)] == [original.id]
+    assert list(store.layers()) == before
+    with open_store(make_empty(tmp_path / "other"), "overlay") as other:
+        load(other, tmp_path / "docker.tar")
+        assert identity(other, original.id) == original
+        assert tree(other, original.id) == tree(store, original.id)
+
+
+def make_empty(directory: Path) -> Path:
+    directory.mkdir()
+    return directory

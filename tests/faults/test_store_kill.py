@@ -14,18 +14,21 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from layerfs.driver import Driver
-from layerfs.errors import ContainerNotFound
+from layerfs.errors import ContainerNotFound, PermissionRefused
 from layerfs.ids import digest_of
 from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.opening import open_store
 from layerfs.store.images import ImageRecord
 from layerfs.store.store import Store
+from tests.require import need
 from tests.storekit import ABOVE, BASE, held, make_tar, open_driver, stream
 
 OWN = {"own": b"x" * 5000, "etc/shadow": b"root\n"}
@@ -239,3 +242,52 @@ def test_recovery_may_be_killed_too(scratch: Path) -> None:
             tidy(store)
             assert held(store) == before
         at += 4
+
+
+def test_several_may_find_the_dead_at_once(scratch: Path) -> None:
+    with opened("dir", scratch) as store:
+        base = store.register(stream(BASE))
+        store.add_image(ImageRecord(id=digest_of(b"{}"), config=b"{}", layers=(base.chain_id,)), ["kept:1"])
+        before = held(store)
+    for at in range(10, 60, 10):
+        run_killed("dir", scratch, at)
+        with ThreadPoolExecutor(4) as pool:
+            stores = list(pool.map(lambda _: opened("dir", scratch), range(4)))
+        for store in stores:
+            assert store.check() == []
+        tidy(stores[0])
+        assert held(stores[0]) == before
+        for store in stores:
+            store.close()
+
+
+def test_a_store_whose_process_was_killed_is_opened_with_its_driver(scratch: Path) -> None:
+    """Its database has a write-ahead log that nobody has written back."""
+    driver = open_driver("vfs", scratch)
+    child = os.fork()
+    if child == 0:
+        Store.open(scratch / "root", driver, entry_point="layerfs_drivers.vfs:DRIVER").register(stream(BASE))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (scratch / "root/layerfs.db-wal").stat().st_size > 0
+    with open_store(scratch / "root", runroot=scratch / "run") as store:
+        assert store.driver.name == "vfs"
+        assert len(list(store.layers())) == 1
+
+
+def test_somebody_elses_store_is_refused(scratch: Path) -> None:
+    need.root()
+    scratch.chmod(0o755)
+    with opened("dir", scratch):
+        pass
+    (scratch / "root").chmod(0o700)
+    child = os.fork()
+    if child == 0:
+        os.setresuid(65534, 65534, 65534)
+        try:
+            open_store(scratch / "root", runroot=scratch / "run")
+        except PermissionRefused:
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0

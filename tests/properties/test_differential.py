@@ -175,9 +175,7 @@ def test_content_is_told_as_displaced_or_can_be_read_by_name(
 
 @given(chain=strategies.chains(2), actions=strategies.actions())
 @examples(150)
-def test_what_a_container_does_is_found(
-    name: str, chain: list[list[Item]], actions: list[Action]
-) -> None:
+def test_what_a_container_does_is_found(name: str, chain: list[list[Item]], actions: list[Action]) -> None:
     with opened(name) as driver:
         fill(driver, chain)
         base, top, copy = layer_ids(chain)[-1], GraphID("top"), GraphID("copy")

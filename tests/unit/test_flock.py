@@ -25,7 +25,9 @@ def test_a_lock_excludes_another_in_the_same_process(tmp_path: Path) -> None:
 def test_shared_holders_exclude_only_exclusive_ones(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     exclusive = FileLock(path, blocking=False)
-    with FileLock(path, shared=True), FileLock(path, shared=True, blocking=False):
+    with FileLock(path, shared=True):
+        with FileLock(path, shared=True, blocking=False):
+            pass
         with pytest.raises(BlockingIOError):
             exclusive.acquire()
     with exclusive:

@@ -396,3 +396,29 @@ def test_docker_media_types_are_kept_as_they_came(store: Store) -> None:
     blob = store.image(loaded.id).blobs[0]
     assert blob is not None
     assert blob.media_type == kind
+
+
+def test_one_image_loaded_from_several_sides_at_once_is_there_once(store: Store, tmp_path: Path) -> None:
+    good = Layout()
+    good.add(good.image([ONE, TWO]), "demo")
+    bad = Layout()
+    bad.add(bad.image([ONE, THREE], config=config_of([ONE, TWO])), "bad")
+    outcomes: list[object] = []
+
+    def run(layout: Layout) -> None:
+        with open_store(tmp_path) as mine:
+            try:
+                outcomes.append(load(mine, io.BytesIO(layout.tar()))[0].layers)
+            except DigestMismatch as error:
+                outcomes.append(type(error))
+
+    threads = [threading.Thread(target=run, args=(layout,)) for layout in (good, bad, good, bad)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # A bad archive that finds the good one's layer there already does not get to read its own.
+    assert set(outcomes) <= {chain(ONE, TWO), DigestMismatch}
+    assert len(outcomes) == 4
+    assert tar_in(store, find(store, "demo").layers[1]) == TWO
+    assert {info.chain_id for info in store.layers()} == set(chain(ONE, TWO))

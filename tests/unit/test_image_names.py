@@ -19,6 +19,9 @@ NAMES = [
     ("localhost:5000/tool", "localhost:5000/tool:latest", "localhost:5000/tool:latest"),
     ("[::1]:5000/tool:V1", "[::1]:5000/tool:V1", "[::1]:5000/tool:V1"),
     ("Host/tool", "Host/tool:latest", "Host/tool:latest"),
+    ("docker.io/library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
+    ("docker.io/quay.io/a", "docker.io/quay.io/a:latest", "docker.io/quay.io/a:latest"),
+    ("library/" + "0" * 64, f"docker.io/library/{'0' * 64}:latest", f"library/{'0' * 64}:latest"),
     ("a__b/c.d-e--f", "docker.io/a__b/c.d-e--f:latest", "a__b/c.d-e--f:latest"),
 ]
 

@@ -147,12 +147,14 @@ def test_a_name_that_climbs_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_file_that_is_there_twice_is_refused_when_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "image.tar"
     with tarfile.open(path, "w") as tar:
-        for name in ("twice", "./twice", "once"):
+        for name in ("twice", "./twice", "mixed", "once"):
             tar.addfile(tarfile.TarInfo(name))
+        tar.addfile(link("mixed", "once"))
     with open_source(path, tmp_path, silent) as source:
         assert read_small(source, b"once") == b""
-        with pytest.raises(ImageError, match="more than one member"):
-            source.open(b"twice")
+        for twice in (b"twice", b"mixed"):
+            with pytest.raises(ImageError, match="more than one member"):
+                source.open(twice)
 
 
 def test_a_sparse_member_is_refused_when_asked_for(tmp_path: Path) -> None:

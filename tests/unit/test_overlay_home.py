@@ -106,6 +106,17 @@ def test_a_layer_in_use_says_who_uses_it(driver: OverlayDriver) -> None:
     driver.remove(TOP)
 
 
+def test_a_foreign_mount_inside_a_layer_is_not_deleted_through(driver: OverlayDriver, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "f").write_bytes(b"")
+    inside = driver.layout.diff(BASE) / "d"
+    perform("bind", str(precious), ("bind",), inside)
+    with pytest.raises(MountBusy, match=str(inside)):
+        driver.remove(BASE)
+    assert driver.exists(BASE) and (precious / "f").exists()
+
+
 def test_a_mount_nobody_counts_goes_with_its_layer(driver: OverlayDriver) -> None:
     driver.get(TOP)
     (driver.layout.counts / TOP).unlink()

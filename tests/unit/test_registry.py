@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Installs a package with drivers; those of the checkout, if it is installed, are out of sight."""
+    """Installs a package with drivers; those of other packages are out of sight."""
     site = tmp_path / "site"
 
     def install(**points: str) -> None:
@@ -58,8 +59,14 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         (info / "entry_points.txt").write_text("\n".join(["[layerfs.drivers]", *lines]))
         (site / "someone_drivers.py").write_text(SOURCE)
 
-    path = [entry for entry in sys.path if not list(Path(entry or ".").glob("layerfs-*.dist-info"))]
-    monkeypatch.setattr(sys, "path", [str(site), *path])
+    def entry_points(*, group: str) -> metadata.EntryPoints:
+        found = [
+            point for package in metadata.distributions(path=[str(site)]) for point in package.entry_points
+        ]
+        return metadata.EntryPoints(found).select(group=group)
+
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
+    monkeypatch.syspath_prepend(str(site))
     install()
     yield install
     sys.modules.pop("someone_drivers", None)
@@ -192,7 +199,9 @@ def test_default_paths_of_an_ordinary_user(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("os.geteuid", lambda: 4242)
     told = default_paths({"XDG_DATA_HOME": "/data", "XDG_RUNTIME_DIR": "/runtime"})
     assert (told.root, told.runroot) == (Path("/data/layerfs"), Path("/runtime/layerfs"))
-    assert default_paths().runroot == Path("/run/user/4242/layerfs")
+    told = default_paths({"HOME": "/home/somebody"})
+    assert told.root == Path("/home/somebody/.local/share/layerfs")
+    assert told.runroot == Path("/run/user/4242/layerfs")
 
 
 def test_default_paths_of_root(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from layerfs.driver import (
 )
 from layerfs.errors import (
     DepthExceeded,
+    MountBusy,
     MountFailed,
     ReadOnly,
     SystemFailure,
@@ -38,6 +39,7 @@ from layerfs.errors import (
 )
 from layerfs.ids import GraphID
 from layerfs.linux.mount import perform_all, release, takes_single_layers
+from layerfs.linux.mountinfo import holders, mounts_below
 from layerfs.linux.userns import in_user_namespace
 from layerfs.mountcount import MountCount
 from layerfs_drivers.overlay._layout import Layout
@@ -124,10 +126,20 @@ class OverlayDriver:
         with self._writing(f"remove layer {id}"):
             target = self.layout.mount_point(id)
             with self._counts.unused(id, target):
+                self._refuse_foreign_mounts(id)
                 release(target)
                 gone = self.layout.detach(id)
             if gone is not None:
                 self._limits.remove(gone)
+
+    def _refuse_foreign_mounts(self, id: GraphID) -> None:
+        for entry in mounts_below(self.layout.layer(id)):
+            where = Path(os.fsdecode(entry.mount_point))
+            raise MountBusy(
+                f"layer {id} cannot be removed: somebody mounted {entry.fstype} at {where}",
+                holders=[str(holder) for holder in holders(where)],
+                hint="unmount it first",
+            )
 
     def _sweep(self) -> None:
         """Finish the removals of processes that died. One that is still at work is only helped."""

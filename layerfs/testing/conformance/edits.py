@@ -85,6 +85,29 @@ def _bind_socket(path: Path) -> None:
         server.bind(str(path))
 
 
+def _in_turn(*edits: Edit) -> Edit:
+    def edit(root: Path) -> None:
+        for one in edits:
+            one(root)
+
+    return edit
+
+
+def _remove_everything(root: Path) -> None:
+    for path in root.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _sort_differently(root: Path) -> None:
+    """Directories whose paths are in another order than the components of their paths."""
+    for name in ("a", "a-b", "a.b", "ab", "a\x7f"):
+        (root / name).mkdir()
+        (root / name / "f").write_bytes(b"")
+
+
 def _replace(path: Path, content: bytes) -> None:
     """As editors and package managers do: a new file, renamed over the old."""
     fresh = path.with_name(path.name + ".new")
@@ -132,19 +155,19 @@ EDITS: dict[str, Edit] = {
     "unlink a symlink": lambda r: (r / "link").unlink(),
     "remove a tree": lambda r: shutil.rmtree(r / "tree"),
     "remove a tree in a tree": lambda r: shutil.rmtree(r / "tree/two"),
-    "remove everything": lambda r: [
-        shutil.rmtree(p) if p.is_dir() and not p.is_symlink() else p.unlink() for p in r.iterdir()
-    ],
+    "remove everything": _remove_everything,
     "make directories": lambda r: (r / "new/and/deep").mkdir(parents=True),
-    "make a tree": lambda r: ((r / "new/dir").mkdir(parents=True), (r / "new/dir/f").write_bytes(b"x")),
+    "make a tree": _in_turn(
+        lambda r: (r / "new/dir").mkdir(parents=True), lambda r: (r / "new/dir/f").write_bytes(b"x")
+    ),
     "rename a file": lambda r: (r / "etc/motd").rename(r / "etc/issue"),
     "rename a file elsewhere": lambda r: (r / "etc/motd").rename(r / "bin/motd"),
     "rename over a file": lambda r: (r / "etc/motd").rename(r / "etc/shadow"),
     "rename a directory": lambda r: shutil.move(r / "tree/one", r / "tree/uno"),
-    "rename a directory and fill its place": lambda r: (
-        shutil.move(r / "tree/one", r / "one"),
-        (r / "tree/one").mkdir(),
-        (r / "tree/one/z").write_bytes(b""),
+    "rename a directory and fill its place": _in_turn(
+        lambda r: shutil.move(r / "tree/one", r / "one"),
+        lambda r: (r / "tree/one").mkdir(),
+        lambda r: (r / "tree/one/z").write_bytes(b""),
     ),
     "exchange two files": _exchange,
     "change a mode": lambda r: (r / "etc/shadow").chmod(0o600),
@@ -161,57 +184,63 @@ EDITS: dict[str, Edit] = {
     "remove an xattr": lambda r: os.removexattr(r / "attributed", "user.two"),
     "drop a capability": lambda r: os.removexattr(r / "bin/ping", "security.capability"),
     "set an ACL": lambda r: os.setxattr(r / "etc/motd", "system.posix_acl_access", ACL),
-    "inherit an ACL": lambda r: ((r / "shared/f").write_bytes(b""), (r / "shared/d").mkdir()),
+    "inherit an ACL": _in_turn(
+        lambda r: (r / "shared/f").write_bytes(b""), lambda r: (r / "shared/d").mkdir()
+    ),
     "symlink": lambda r: (r / "new").symlink_to("/etc/motd"),
-    "retarget a symlink": lambda r: ((r / "link").unlink(), (r / "link").symlink_to("etc/shadow")),
+    "retarget a symlink": _in_turn(
+        lambda r: (r / "link").unlink(), lambda r: (r / "link").symlink_to("etc/shadow")
+    ),
     "link a new name": lambda r: os.link(r / "etc/motd", r / "motd"),
-    "link two new names": lambda r: (
-        (r / "b").write_bytes(b""),
-        os.link(r / "b", r / "a"),
-        os.link(r / "b", r / "empty/c"),
+    "link two new names": _in_turn(
+        lambda r: (r / "b").write_bytes(b""),
+        lambda r: os.link(r / "b", r / "a"),
+        lambda r: os.link(r / "b", r / "empty/c"),
     ),
     "write to a file with several names": lambda r: _append(r / "twin"),
     "unlink one of several names": lambda r: (r / "twin").unlink(),
     "unlink a name and link it anew": _write_through_second_name,
     "chmod a file with several names": lambda r: (r / "tree/twin").chmod(0o600),
     "make a fifo": lambda r: os.mkfifo(r / "etc/pipe"),
-    "make devices": lambda r: (
-        os.mknod(r / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5)),
-        os.mknod(r / "disk", stat.S_IFBLK | 0o660, os.makedev(259, 70_000)),
+    "make devices": _in_turn(
+        lambda r: os.mknod(r / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5)),
+        lambda r: os.mknod(r / "disk", stat.S_IFBLK | 0o660, os.makedev(259, 70_000)),
     ),
-    "change a device": lambda r: (
-        (r / "null").unlink(),
-        os.mknod(r / "null", stat.S_IFCHR | 0o600, os.makedev(1, 5)),
+    "change a device": _in_turn(
+        lambda r: (r / "null").unlink(),
+        lambda r: os.mknod(r / "null", stat.S_IFCHR | 0o600, os.makedev(1, 5)),
     ),
     "bind a socket": lambda r: _bind_socket(r / "etc/sock"),
-    "replace a file by a socket": lambda r: ((r / "etc/motd").unlink(), _bind_socket(r / "etc/motd")),
+    "replace a file by a socket": _in_turn(
+        lambda r: (r / "etc/motd").unlink(), lambda r: _bind_socket(r / "etc/motd")
+    ),
     "file for directory": lambda r: _file_for_directory(r / "tree"),
     "file for a deep directory": lambda r: _file_for_directory(r / "tree/two"),
     "directory for file": lambda r: _directory_for_file(r / "etc/motd"),
     "directory for symlink": lambda r: _directory_for_file(r / "link"),
-    "symlink for directory": lambda r: (shutil.rmtree(r / "tree"), (r / "tree").symlink_to("etc")),
-    "fifo for file": lambda r: ((r / "etc/motd").unlink(), os.mkfifo(r / "etc/motd")),
-    "delete and make a file anew": lambda r: (
-        (r / "etc/motd").unlink(),
-        (r / "etc/motd").write_bytes(b"new\n"),
+    "symlink for directory": _in_turn(
+        lambda r: shutil.rmtree(r / "tree"), lambda r: (r / "tree").symlink_to("etc")
+    ),
+    "fifo for file": _in_turn(lambda r: (r / "etc/motd").unlink(), lambda r: os.mkfifo(r / "etc/motd")),
+    "delete and make a file anew": _in_turn(
+        lambda r: (r / "etc/motd").unlink(), lambda r: (r / "etc/motd").write_bytes(b"new\n")
     ),
     "delete and make a tree anew": lambda r: _remade(r / "tree", Path.mkdir),
     "delete a tree and make part of it anew": lambda r: _remade(
-        r / "tree", lambda p: ((p / "one").mkdir(parents=True), (p / "one/b").write_bytes(b"b"))
+        r / "tree",
+        _in_turn(lambda p: (p / "one").mkdir(parents=True), lambda p: (p / "one/b").write_bytes(b"b")),
     ),
     "delete a deep tree and make it anew": lambda r: _remade(
         r / "tree/two", lambda p: (p / "deep").mkdir(parents=True)
     ),
-    "make and delete": lambda r: ((r / "etc/x").write_bytes(b""), (r / "etc/x").unlink()),
-    "change the root": lambda r: (r.chmod(0o1711), os.chown(r, 3, 4)),
+    "make and delete": _in_turn(lambda r: (r / "etc/x").write_bytes(b""), lambda r: (r / "etc/x").unlink()),
+    "change the root": _in_turn(lambda r: r.chmod(0o1711), lambda r: os.chown(r, 3, 4)),
     "touch the root": lambda r: os.utime(r, ns=(0, 12345)),
     "odd names": lambda r: [
         (r / os.fsdecode(name)).write_bytes(name)
         for name in (b"\xff\n", b"a:b,c", b"back\\slash", b"x" * 255, "\u2713".encode(), b" ", b"-")
     ],
-    "sort order": lambda r: [
-        ((r / d).mkdir(), (r / d / "f").write_bytes(b"")) for d in ("a", "a-b", "a.b", "ab", "a\x7f")
-    ],
+    "sort order": _sort_differently,
     "nothing": lambda r: None,
     "only read": lambda r: [p.read_bytes() for p in r.rglob("*") if p.is_file()],
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -126,7 +126,7 @@ class Life(Base):
     def test_what_is_asked_of_a_layer_that_is_not_there_says_so(self, driver: Driver) -> None:
         make_layer(driver, BASE, SOMETHING)
         unknown = graph_id("nowhere")
-        asked = [
+        asked: list[Callable[[], object]] = [
             lambda: driver.get(unknown),
             lambda: driver.get(unknown, read_only=True),
             lambda: driver.mounts(unknown),
