@@ -31,34 +31,37 @@ def remove_at(dir_fd: int, name: bytes) -> bool:
     return True
 
 
-def _remove_directory(dir_fd: int, name: bytes, top: int | None, depth: int) -> None:
+def _remove_directory(dir_fd: int, name: bytes, top: int | None, depth: int) -> bool:
+    """Remove a directory. True when something of it has moved to ``top``, the outermost one."""
     try:
         os.rmdir(name, dir_fd=dir_fd)
-        return
+        return False
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     fd = os.open(name, _DIRECTORY, dir_fd=dir_fd)
     try:
-        while _empty(fd, fd if top is None else top, depth):
-            pass
+        moved = _empty(fd, fd if top is None else top, depth)
+        while moved and top is None:
+            moved = _empty(fd, fd, depth)
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=dir_fd)
+    return moved
 
 
 def _empty(fd: int, top: int, depth: int) -> bool:
-    """Remove what a directory holds. True when it must be looked at again."""
+    """Remove what a directory holds. True when something of it has moved to ``top``."""
     with os.scandir(fd) as listing:
         members = [(os.fsencode(member.name), member.is_dir(follow_symlinks=False)) for member in listing]
-    again = False
+    moved = False
     for name, is_directory in members:
         if not is_directory:
             os.unlink(name, dir_fd=fd)
         elif depth < _DEEPEST:
-            _remove_directory(fd, name, top, depth + 1)
-            again = again or depth + 1 == _DEEPEST
+            moved |= _remove_directory(fd, name, top, depth + 1)
         else:
             # Too deep to keep a descriptor for every level: go on with it from the top.
             os.rename(name, secrets.token_hex(16).encode(), src_dir_fd=fd, dst_dir_fd=top)
-    return again and fd == top
+            moved = True
+    return moved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from layerfs.driver import Driver
 from layerfs.errors import InvalidOption, NotSupported
+from layerfs.ids import GraphID
 from layerfs.testing.conformance import DriverConformance, Place
 from layerfs.testing.conformance.base import BASE, TOP, make_layer, mounted
 from layerfs.testing.entries import directory, file, hard_link
@@ -61,12 +63,8 @@ class TestVfs(DriverConformance):
     def test_sockets_of_the_parent_are_in_the_copy(self, driver: Driver) -> None:
         make_layer(driver, BASE, [])
         driver.create_read_write(TOP, BASE)
-        import socket
-
         with mounted(driver, TOP) as root, socket.socket(socket.AF_UNIX) as server:
             server.bind(str(root / "sock"))
-        from layerfs.ids import GraphID
-
         child = GraphID("child")
         driver.create_read_write(child, TOP)
         with mounted(driver, child) as root:

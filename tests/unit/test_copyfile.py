@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,8 +29,6 @@ def as_root() -> None:
 @pytest.fixture
 def other_file_system(tmp_path: Path) -> Iterator[Path]:
     """A second file system, so that nothing can be shared with the first."""
-    import subprocess
-
     path = tmp_path / "other"
     path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path], check=True)
@@ -201,8 +200,6 @@ def test_an_error_names_the_path_at_fault(tmp_path: Path) -> None:
     (tmp_path / "a" / "d" / "f").write_bytes(b"")
     os.setxattr(tmp_path / "a" / "d" / "f", "trusted.big", b"x" * 3000)
     (tmp_path / "ram").mkdir()
-    import subprocess
-
     subprocess.run(["mount", "-t", "ramfs", "ramfs", tmp_path / "ram"], check=True)
     try:
         with pytest.raises(OSError, match="a/d/f"):
@@ -222,8 +219,6 @@ def test_removing_follows_no_symlink(tmp_path: Path) -> None:
 
 
 def test_removing_crosses_no_mount(tmp_path: Path) -> None:
-    import subprocess
-
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "f").write_bytes(b"")
     (tmp_path / "tree" / "d" / "mnt").mkdir(parents=True)

@@ -67,15 +67,16 @@ def test_the_bytes_are_those_of_the_model(tmp_path: Path) -> None:
 
 
 def test_other_tools_read_it(tmp_path: Path) -> None:
-    tree = apply(EMPTY, LAYER)
+    tree = apply(EMPTY, LAYER[1:])  # bsdtar does not set the time of the root
     tar = tmp_path / "layer.tar"
     tar.write_bytes(packed(fresh(tmp_path / "root", tree), None))
     for tool, arguments in (("tar", ["--xattrs", "--xattrs-include=*"]), ("bsdtar", ["--xattrs"])):
         need.tool(tool)
         there = tmp_path / tool
         there.mkdir()
-        command = [tool, "-xpf", tar, "-C", there, "--numeric-owner", *arguments]
+        command = [tool, "-xpf", str(tar), "-C", str(there), "--numeric-owner", *arguments]
         subprocess.run(command, check=True)
+        os.utime(there, ns=(0, 0))
         assert not differences(read_tree(there), tree), tool
 
 
@@ -116,10 +117,10 @@ def test_a_file_that_shrinks_or_vanishes_meanwhile(tmp_path: Path) -> None:
     with pack(root, found) as stream:
         stream.read(1 << 20)
         os.truncate(root / "a", 100)
-        with pytest.raises(Conflict, match="^a shrank"):
+        with pytest.raises(Conflict, match="a shrank"):
             stream.read()
     (root / "b").unlink()
-    with pack(root, found[1:]) as stream, pytest.raises(Conflict, match="^b vanished"):
+    with pack(root, found[1:]) as stream, pytest.raises(Conflict, match="b vanished"):
         stream.read()
 
 
@@ -152,8 +153,11 @@ def test_what_is_swapped_for_a_link_is_not_read_through_it(tmp_path: Path) -> No
 def test_a_fifo_in_place_of_a_file_does_not_block(tmp_path: Path) -> None:
     root = fresh(tmp_path / "root")
     os.mkfifo(root / "f")
-    tar = pack(root, [Change(b"f", ChangeKind.ADDED)]).read()
-    assert tarfile.open(fileobj=io.BytesIO(tar)).getmembers()[0].isfifo()
+    with (
+        pack(root, [Change(b"f", ChangeKind.ADDED)]) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as tar,
+    ):
+        assert [member.isfifo() for member in tar] == [True]
 
 
 def test_an_upper_directory_keeps_overlays_affairs_to_itself(tmp_path: Path) -> None:

@@ -265,7 +265,7 @@ def test_a_bomb_stops_at_the_limit(root: Path) -> None:
     tar = tar_bytes(items)
     for limits in ({"max_bytes": 10, "max_entries": 5}, {"max_bytes": None, "max_entries": None}):
         unpack(io.BytesIO(tar), root, whiteouts=WhiteoutFormat.APPLY, **limits)
-    with pytest.raises(ArchiveTooLarge, match="^b: "):
+    with pytest.raises(ArchiveTooLarge, match="b: more than 9 bytes"):
         unpack(io.BytesIO(tar), root, whiteouts=WhiteoutFormat.APPLY, max_bytes=9)
     with pytest.raises(ArchiveTooLarge):
         unpack(io.BytesIO(tar), root, whiteouts=WhiteoutFormat.APPLY, max_entries=2)

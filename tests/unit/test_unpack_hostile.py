@@ -147,7 +147,7 @@ def test_links_out_that_the_parent_tree_holds(root: Path, items: list[Item]) -> 
 
 def test_names_as_long_as_linux_takes(root: Path) -> None:
     longest = b"n" * 255
-    items = [file(longest, b""), file(b"/".join([b"d" * 254] * 16), b"")]
+    items = [file(longest, b""), file(b"/".join([b"d" * 250] * 15), b"")]
     applied(root, *items)
     assert not differences(read_tree(root), apply(EMPTY, items))
     applied(root, whiteout(longest))
@@ -220,7 +220,7 @@ def swapping(root: Path, outside: Path) -> Iterator[None]:
     if not child:
         for turn in itertools.count():
             where = root / "d" if turn % 2 else root / "d" / "sub"
-            aside = root / f"aside{turn % 2}"
+            aside = root / f"aside{turn}"
             with contextlib.suppress(OSError):
                 os.rename(where, aside)
                 os.symlink(outside, where)
