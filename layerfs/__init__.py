@@ -2,14 +2,17 @@
 
 ::
 
-    import layerfs
+    from layerfs import commit, load, open_store, save
 
-    with layerfs.open_store("/var/lib/layerfs") as store:
-        layer = store.register(tar)                        # a layer tar becomes a layer
-        container = store.create_rw("web", layer.chain_id)
+    with open_store("/var/lib/layerfs") as store:
+        (image,) = load(store, "debian.tar")               # an OCI layout or docker-archive comes in
+        container = store.create_rw("web", image.layers[-1], image=image.id)
         with container.mounted() as root:                  # its root file system, a directory
             ...
-        new = container.commit()                           # what was written, as a layer
+        commit(store, "web", "web:1")                      # what was written, as a layer on a new image
+        save(store, ["web:1"], "web.tar")
+
+A store works upon layers, too: :meth:`Store.register`, :meth:`Store.get`, :meth:`RWLayer.commit`.
 
 Names are imported when they are first used, so that ``import layerfs`` costs next to nothing.
 """
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
     from layerfs.ids import DiffID as DiffID
     from layerfs.ids import Digest as Digest
     from layerfs.ids import chain_id as chain_id
+    from layerfs.image.commit import commit as commit
+    from layerfs.image.load import Loaded as Loaded
+    from layerfs.image.load import load as load
+    from layerfs.image.save import save as save
     from layerfs.naivediff import NaiveDiff as NaiveDiff
     from layerfs.opening import default_paths as default_paths
     from layerfs.opening import open_store as open_store
@@ -55,6 +62,7 @@ _HOMES = {
     "Layer": "layerfs.store.layer",
     "LayerInfo": "layerfs.store.records",
     "LayerfsError": "layerfs.errors",
+    "Loaded": "layerfs.image.load",
     "Mount": "layerfs.driver",
     "NaiveDiff": "layerfs.naivediff",
     "ProtoDriver": "layerfs.driver",
@@ -63,8 +71,11 @@ _HOMES = {
     "Store": "layerfs.store.store",
     "Usage": "layerfs.driver",
     "chain_id": "layerfs.ids",
+    "commit": "layerfs.image.commit",
     "default_paths": "layerfs.opening",
+    "load": "layerfs.image.load",
     "open_store": "layerfs.opening",
+    "save": "layerfs.image.save",
 }
 
 __all__ = list(_HOMES)

@@ -50,15 +50,17 @@ The field's equivalents: Docker's ``graphdriver.ProtoDriver``/``DiffDriver``, co
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-import attrs
-
-from layerfs.archive.changes import Change
+from layerfs.errors import InvalidOption
 from layerfs.ids import GraphID
+from layerfs.values import frozen
+
+if TYPE_CHECKING:
+    from layerfs.archive.changes import Change
 
 
 class CopyOnWrite(enum.Enum):
@@ -69,7 +71,7 @@ class CopyOnWrite(enum.Enum):
     BLOCK = "block"  # the blocks written
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Capabilities:
     """What the store and the user may rely on."""
 
@@ -92,7 +94,7 @@ class Capabilities:
     """Works without privilege over the host, inside a user namespace."""
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class CreateOptions:
     """What a writable layer is created with."""
 
@@ -108,7 +110,7 @@ class CreateOptions:
 NO_OPTIONS = CreateOptions()
 
 
-@attrs.frozen
+@frozen
 class Mount:
     """One mount as data: print it, hand it to a runtime, or let ``layerfs.linux.mount`` perform it.
 
@@ -122,7 +124,7 @@ class Mount:
     options: tuple[str, ...] = ()
 
 
-@attrs.frozen
+@frozen
 class Usage:
     """Space of one layer alone, parents not counted."""
 
@@ -226,7 +228,7 @@ class Driver(ProtoDriver, DiffDriver, Protocol):
     """All of it: what the store is given."""
 
 
-@attrs.frozen
+@frozen
 class Option:
     """One option of a driver, as the command line and ``layerfs drivers`` tell of it."""
 
@@ -234,7 +236,6 @@ class Option:
     help: str
 
 
-@runtime_checkable
 class DriverInfo(Protocol):
     """What an entry point in the group ``layerfs.drivers`` names: how to find and open a driver."""
 
@@ -271,19 +272,28 @@ def parse_options(cls: type[Any], options: Mapping[str, str], driver: str) -> An
     The class's fields are the options; each field's ``converter`` turns text into its value and raises
     ``ValueError`` for what it does not take. :class:`~layerfs.errors.InvalidOption` names the option.
     """
-    from layerfs.errors import InvalidOption
+    import attrs
 
     known = {field.name: field for field in attrs.fields(cls)}
     values: dict[str, object] = {}
     for name, text in options.items():
         field = known.get(name)
         if field is None:
-            raise InvalidOption(
-                f"driver {driver} has no option {name!r}",
-                hint="its options: " + (", ".join(known) or "none"),
-            )
+            raise _unknown_option(driver, name, known)
         try:
             values[name] = field.converter(text) if callable(field.converter) else text
         except ValueError as error:
             raise InvalidOption(f"option {driver}.{name}={text!r}: {error}") from error
     return cls(**values)
+
+
+def refuse_options(options: Mapping[str, str], driver: str) -> None:
+    """For a driver that has none: :class:`~layerfs.errors.InvalidOption` for the first of ``options``."""
+    for name in options:
+        raise _unknown_option(driver, name, ())
+
+
+def _unknown_option(driver: str, name: str, known: Iterable[str]) -> InvalidOption:
+    return InvalidOption(
+        f"driver {driver} has no option {name!r}", hint="its options: " + (", ".join(known) or "none")
+    )

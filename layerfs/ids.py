@@ -8,9 +8,8 @@ Sources: OCI image-spec, ``config.md`` (DiffID, ChainID) and ``descriptor.md`` (
 
 from __future__ import annotations
 
-import hashlib
+import os
 import re
-import secrets
 from collections.abc import Iterable
 from typing import NewType
 
@@ -34,13 +33,14 @@ CacheID = NewType("CacheID", GraphID)
 MountID = NewType("MountID", GraphID)
 """Random driver key of a writable layer; its init layer is called ``<mountID>-init``."""
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_GRAPH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+# Compiled, and kept by re, when first needed: a mount needs one of them.
+_DIGEST = r"sha256:[0-9a-f]{64}"
+_GRAPH_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}"
 
 
 def parse_digest(text: str) -> Digest:
     """Check that ``text`` is a sha256 digest; :class:`InvalidID` when it is not."""
-    if not _DIGEST.fullmatch(text):
+    if not re.fullmatch(_DIGEST, text):
         raise InvalidID(f"not a digest: {text!r}", hint="a digest is 'sha256:' and 64 lower-case hex digits")
     return Digest(text)
 
@@ -61,7 +61,7 @@ def parse_graph_id(text: str) -> GraphID:
     One path component of 1 to 200 letters, digits, ``_``, ``.`` and ``-``, not beginning with a
     mark: it becomes a directory, a subvolume, a dataset or a device name as it is.
     """
-    if not _GRAPH_ID.fullmatch(text):
+    if not re.fullmatch(_GRAPH_ID, text):
         raise InvalidID(
             f"not a layer id: {text!r}",
             hint="use 1 to 200 letters, digits, '_', '.' or '-', beginning with a letter or digit",
@@ -71,6 +71,8 @@ def parse_graph_id(text: str) -> GraphID:
 
 def digest_of(data: bytes) -> Digest:
     """The digest of ``data``."""
+    import hashlib  # it loads OpenSSL, which a mount can do without
+
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
 
 
@@ -91,12 +93,12 @@ def chain_ids(diff_ids: Iterable[DiffID]) -> list[ChainID]:
 
 def new_cache_id() -> CacheID:
     """A fresh key for a read-only layer: 64 random hex digits."""
-    return CacheID(GraphID(secrets.token_hex(32)))
+    return CacheID(GraphID(os.urandom(32).hex()))
 
 
 def new_mount_id() -> MountID:
     """A fresh key for a writable layer: 64 random hex digits."""
-    return MountID(GraphID(secrets.token_hex(32)))
+    return MountID(GraphID(os.urandom(32).hex()))
 
 
 def init_id(mount_id: MountID) -> MountID:

@@ -25,14 +25,13 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import attrs
-
 from layerfs.errors import MountBusy
 from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import holders, is_mount
+from layerfs.values import frozen
 
 
-@attrs.frozen
+@frozen
 class _Record:
     """What a count file says."""
 
@@ -49,6 +48,9 @@ class _Record:
         count, mode, target = text.split(b" ", 2)
         return cls(int(count), mode == b"ro", Path(os.fsdecode(target)))
 
+    def counting(self, count: int) -> _Record:
+        return _Record(count, self.read_only, self.target)
+
     def write(self, fd: int) -> None:
         """One write of a few bytes, which a killed process has made whole or not at all. What a
         longer record left behind the NUL is of no account."""
@@ -56,7 +58,7 @@ class _Record:
         os.pwrite(fd, os.fsencode(f"{self.count:08} {mode} {self.target}\0"), 0)
 
 
-@attrs.frozen
+@frozen
 class MountCount:
     """The counts of one driver's mounts, kept in ``directory``, which is made when needed.
 
@@ -90,7 +92,7 @@ class MountCount:
                     hint="unmount it first",
                 )
             else:
-                attrs.evolve(record, count=record.count + 1).write(fd)
+                record.counting(record.count + 1).write(fd)
 
     def put(self, id: str, target: Path, unmount: Callable[[], None]) -> None:
         """Count one user less, calling ``unmount`` for the last. Without a ``get`` it does nothing.
@@ -102,9 +104,9 @@ class MountCount:
             if record is None:
                 file.unlink()
             elif record.count > 1:
-                attrs.evolve(record, count=record.count - 1).write(fd)
+                record.counting(record.count - 1).write(fd)
             elif record.count == 1:
-                attrs.evolve(record, count=0).write(fd)
+                record.counting(0).write(fd)
                 try:
                     unmount()
                 except BaseException:

@@ -8,15 +8,8 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import attrs
-
-from layerfs.archive.changes import Change, walk_changes
-from layerfs.archive.pack import content_size, pack
-from layerfs.archive.streams import CHUNK
-from layerfs.archive.unpack import unpack
-from layerfs.archive.whiteout import WhiteoutFormat
 from layerfs.driver import (
     NO_OPTIONS,
     Capabilities,
@@ -29,27 +22,35 @@ from layerfs.driver import (
 )
 from layerfs.errors import SystemFailure, show, translated
 from layerfs.ids import GraphID
-from layerfs.linux.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from layerfs.values import frozen
 
-_INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+if TYPE_CHECKING:
+    from layerfs.archive.changes import Change
 
 
-@attrs.frozen
+@frozen
 class NaiveDiff:
     """A whole :class:`~layerfs.driver.Driver` made of a ``ProtoDriver``.
 
     ``changes`` and ``diff`` mount the layer and its parent, read-only, and look at every file of
     both: their cost follows the image, not the changes. The mounts of a ``diff`` stay until the stream is
-    read to its end or closed.
+    read to its end or closed. What reads or writes archives is imported where it is needed: mounting should
+    not wait for it.
     """
 
     proto: ProtoDriver
 
     def changes(self, id: GraphID, parent: GraphID | None, /) -> Iterator[Change]:
+        from layerfs.archive.changes import walk_changes
+
         with translated(f"compare layer {id} with its parent"), self._both(id, parent) as (root, below):
             return iter(list(walk_changes(root, below)))
 
     def diff(self, id: GraphID, parent: GraphID | None, /) -> BinaryIO:
+        from layerfs.archive.changes import walk_changes
+        from layerfs.archive.pack import pack
+        from layerfs.archive.streams import CHUNK
+
         with contextlib.ExitStack() as held, translated(f"pack layer {id}"):
             root, below = held.enter_context(self._both(id, parent))
             inner = pack(root, walk_changes(root, below))
@@ -57,6 +58,9 @@ class NaiveDiff:
             return io.BufferedReader(_Held(inner, held.pop_all().close, f"pack layer {id}"), CHUNK)
 
     def diff_size(self, id: GraphID, parent: GraphID | None, /) -> int:
+        from layerfs.archive.changes import walk_changes
+        from layerfs.archive.pack import content_size
+
         with translated(f"measure the changes of layer {id}"), self._both(id, parent) as (root, below):
             return content_size(root, walk_changes(root, below))
 
@@ -69,6 +73,9 @@ class NaiveDiff:
         *,
         displaced: Displaced | None = None,
     ) -> int:
+        from layerfs.archive.unpack import unpack
+        from layerfs.archive.whiteout import WhiteoutFormat
+
         with translated(f"fill layer {id}"), self._mounted(id, read_only=False) as root:
             return unpack(tar, root, whiteouts=WhiteoutFormat.APPLY, displaced=displaced).size
 
@@ -146,9 +153,11 @@ class NaiveDiff:
 
 def _open_file(root: int, name: bytes) -> BinaryIO:
     """Links on the way are followed within the layer: the tar that made the file went through them."""
+    from layerfs.linux.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+
     with translated(f"open {show(name)}"):
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        fd = openat2(root, name, flags, resolve=_INSIDE)
+        fd = openat2(root, name, flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise SystemFailure(f"cannot open {show(name)}: not a regular file")

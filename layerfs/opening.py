@@ -6,15 +6,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import attrs
-
 from layerfs import registry
 from layerfs.errors import InvalidOption, PriorDrivers, StoreDamaged, translated
 from layerfs.store import metadata
 from layerfs.store.store import Store, make_directories
+from layerfs.values import frozen
 
 
-@attrs.frozen
+@frozen
 class Paths:
     """Where a store lies."""
 

@@ -15,15 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import attrs
-
 from layerfs.driver import Driver, DriverInfo, Option
 from layerfs.errors import DriverNotFound, LayerfsError, NotSupported, PriorDrivers, translated
+from layerfs.values import frozen
 
 GROUP = "layerfs.drivers"
 
+_DRIVER_INFO = ("name", "priority", "summary", "options", "probe", "open")
+"""What a :class:`DriverInfo` has. Asking ``isinstance`` of a protocol would load all of inspect."""
 
-@attrs.frozen
+
+@frozen
 class Found:
     """A driver and where it was found."""
 
@@ -32,7 +34,7 @@ class Found:
     """``module:attribute``."""
 
 
-@attrs.frozen
+@frozen
 class Probe:
     """Whether a driver works here."""
 
@@ -43,7 +45,7 @@ class Probe:
     """How to mend that."""
 
 
-@attrs.frozen
+@frozen
 class Broken:
     """Stands for a driver that cannot even be imported: it never works, and says why."""
 
@@ -150,10 +152,10 @@ def _load(name: str, entry_point: str) -> DriverInfo:
 
     module, _, attribute = entry_point.partition(":")
     try:
-        info = getattr(import_module(module), attribute)
+        info: DriverInfo = getattr(import_module(module), attribute)
     except Exception as error:
         return Broken(name, f"{entry_point} cannot be loaded: {type(error).__name__}: {error}")
-    if not isinstance(info, DriverInfo):
+    if not all(hasattr(info, member) for member in _DRIVER_INFO):
         return Broken(name, f"{entry_point} is not a DriverInfo")
     if info.name != name:
         return Broken(name, f"{entry_point} calls itself {info.name!r}")

@@ -23,12 +23,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-import attrs
 
 from layerfs.driver import (
     NO_OPTIONS,
@@ -38,29 +34,22 @@ from layerfs.driver import (
     Mount,
     Option,
     Usage,
-    parse_options,
+    refuse_options,
 )
 from layerfs.errors import LayerExists, LayerNotFound, NotSupported, ReadOnly, translated
 from layerfs.ids import GraphID, parse_graph_id
-from layerfs.linux.copytree import copy_tree
-from layerfs.linux.diskusage import disk_usage
 from layerfs.linux.mount import perform_all, release
-from layerfs.linux.removetree import remove_tree
 from layerfs.linux.userns import has_capability, in_user_namespace
 from layerfs.mountcount import MountCount
 from layerfs.naivediff import NaiveDiff
+from layerfs.values import frozen
 
 _REMOVING = ".removing-"
 _NO_LIMITS = "vfs keeps a layer as plain files, upon which no file system sets a limit by itself"
 _LIMITS_HINT = "use overlay on xfs or ext4 with project quotas, or btrfs"
 
 
-@attrs.frozen
-class VfsOptions:
-    """There are none."""
-
-
-@attrs.frozen
+@frozen
 class _Vfs:
     home: Path
     runroot: Path
@@ -72,6 +61,8 @@ class _Vfs:
         return Capabilities(no_limits_because=f"{_NO_LIMITS}; {_LIMITS_HINT}")
 
     def create(self, id: GraphID, parent: GraphID | None, /) -> None:
+        from layerfs.linux.copytree import copy_tree
+
         with self._writing(f"create layer {id}"):
             root = self._root(id)
             if root.exists():
@@ -89,9 +80,11 @@ class _Vfs:
         self.create(id, parent)
 
     def remove(self, id: GraphID, /) -> None:
+        from layerfs.linux.removetree import remove_tree
+
         with self._writing(f"remove layer {id}"):
             root, target = self._root(id), self._target(id)
-            doomed = self.home / f"{_REMOVING}{secrets.token_hex(16)}"
+            doomed = self.home / f"{_REMOVING}{os.urandom(16).hex()}"
             with self._counts.unused(id, target):
                 release(target)
                 with contextlib.suppress(FileNotFoundError):
@@ -130,6 +123,8 @@ class _Vfs:
         return iter(())
 
     def usage(self, id: GraphID, /) -> Usage:
+        from layerfs.linux.diskusage import disk_usage
+
         with translated(f"measure layer {id}"):
             return Usage(*disk_usage(self._existing(id)))
 
@@ -180,7 +175,7 @@ def _make_empty(root: Path) -> None:
     os.utime(root, ns=(0, 0))
 
 
-@attrs.frozen
+@frozen
 class _VfsInfo:
     name: str = "vfs"
     priority: int = 0
@@ -195,11 +190,13 @@ class _VfsInfo:
     def open(
         self, home: Path, runroot: Path, options: Mapping[str, str], /, *, read_only: bool = False
     ) -> Driver:
-        parse_options(VfsOptions, options, self.name)
+        """A home that is there was tried out when it was made; a new one is tried out now."""
+        refuse_options(options, self.name)
         if not read_only:
-            self.probe(home, runroot)
             with translated(f"open {home}"):
-                home.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if not home.exists():
+                    self.probe(home, runroot)
+                    home.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _sweep(home)
         return NaiveDiff(_Vfs(home, runroot, read_only))
 
@@ -211,12 +208,16 @@ def _sweep(home: Path) -> None:
     """
     for name in os.listdir(home):
         if name.startswith(_REMOVING):
+            from layerfs.linux.removetree import remove_tree
+
             with contextlib.suppress(OSError):
                 remove_tree(home / name)
 
 
 def _probe_xattrs(home: Path) -> None:
     """Layers hold extended attributes (capabilities above all); without them they would be damaged."""
+    import tempfile
+
     place = home
     while not place.exists():
         place = place.parent

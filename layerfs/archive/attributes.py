@@ -12,13 +12,10 @@ import os
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.whiteout import WhiteoutFormat, escape_xattr
 from layerfs.errors import ArchiveError, EntryRefused, SystemFailure, from_os_error, show
-from layerfs.linux.xattr import path_at
+from layerfs.linux.xattr import HOSTS_OWN, path_at
 
 ACCESS_ACL = b"system.posix_acl_access"
 DEFAULT_ACL = b"system.posix_acl_default"
-
-NOT_KEPT = frozenset({b"security.selinux"})
-"""Extended attributes that belong to the host, not to the layer."""
 
 # What says something about the entry; other numbers say something about the machine.
 _ENTRY_AT_FAULT = frozenset(
@@ -77,7 +74,7 @@ def restore_at(dir_fd: int, name: bytes, entry: Entry, whiteouts: WhiteoutFormat
 def remove_xattrs(fd: int) -> None:
     """Take off every extended attribute that belongs to the layer."""
     for name in os.listxattr(fd):
-        if os.fsencode(name) not in NOT_KEPT:
+        if os.fsencode(name) not in HOSTS_OWN:
             os.removexattr(fd, name)
 
 
@@ -110,7 +107,7 @@ def _chmod_at(dir_fd: int, name: bytes, mode: int) -> None:
 def _set_xattrs(file: int | bytes, entry: Entry, whiteouts: WhiteoutFormat) -> None:
     follow = isinstance(file, int)
     for name, value in entry.xattrs.items():
-        if name in NOT_KEPT:
+        if name in HOSTS_OWN:
             continue
         try:
             os.setxattr(file, escape_xattr(name, whiteouts), value, follow_symlinks=follow)

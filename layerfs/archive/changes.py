@@ -17,6 +17,7 @@ import attrs
 
 from layerfs.archive.compare import UNLISTED, is_untouched, layer_xattrs, metadata, same_content
 from layerfs.archive.names import join, split
+from layerfs.errors import show
 from layerfs.linux.openat2 import open_beneath
 from layerfs.linux.xattr import read_all, read_at
 
@@ -35,6 +36,10 @@ class Change:
 
     path: bytes
     kind: ChangeKind
+
+    def __str__(self) -> str:
+        """As ``docker diff`` shows it: ``C /etc/motd``."""
+        return f"{self.kind.value} /{show(self.path)}"
 
 
 def walk_changes(root: Path, parent: Path | None) -> Iterator[Change]:

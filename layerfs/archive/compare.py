@@ -6,8 +6,8 @@ import os
 import stat
 from collections.abc import Mapping
 
-from layerfs.archive.attributes import NOT_KEPT
 from layerfs.archive.whiteout import WhiteoutFormat, unescape_xattr
+from layerfs.linux.xattr import HOSTS_OWN
 
 _CHUNK = 1 << 18
 
@@ -36,7 +36,7 @@ def layer_xattrs(
     kept: dict[bytes, bytes] = {}
     for name, value in on_disk.items():
         shown = name if unescape is None else unescape_xattr(name, unescape)
-        if shown is not None and shown not in NOT_KEPT:
+        if shown is not None and shown not in HOSTS_OWN:
             kept[shown] = value
     return kept
 

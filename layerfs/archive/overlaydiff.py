@@ -30,7 +30,8 @@ import attrs
 from layerfs.archive.changes import Change, ChangeKind, in_order
 from layerfs.archive.compare import UNLISTED, layer_xattrs, metadata, same_content
 from layerfs.archive.names import join, split
-from layerfs.archive.overlaytree import Found, Inode, Marks, OverlayTree
+from layerfs.archive.overlaymarks import Marks
+from layerfs.archive.overlaytree import Found, Inode, OverlayTree
 from layerfs.archive.pack import content_size, pack
 from layerfs.archive.whiteout import WhiteoutFormat
 from layerfs.errors import NotSupported, show

@@ -17,7 +17,8 @@ from layerfs.archive.compare import layer_xattrs
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.header import ZERO_BLOCK, padding
 from layerfs.archive.names import split
-from layerfs.archive.overlaytree import Marks, OverlayTree
+from layerfs.archive.overlaymarks import Marks
+from layerfs.archive.overlaytree import OverlayTree
 from layerfs.archive.streams import CHUNK, coalesced, iter_stream
 from layerfs.archive.whiteout import PREFIX, WhiteoutFormat, whiteout_path
 from layerfs.archive.writer import _headers as header_blocks

@@ -16,7 +16,8 @@ from layerfs.archive.dirfds import DirectoryFds
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.layertree import Directory, directories, path_of
 from layerfs.archive.names import join
-from layerfs.archive.overlaytree import Marks, OverlayTree
+from layerfs.archive.overlaymarks import Marks
+from layerfs.archive.overlaytree import OverlayTree
 from layerfs.archive.whiteout import OPAQUE, OPAQUE_VALUE, PREFIX, WhiteoutFormat, unescape_xattr
 from layerfs.linux.removal import remove_at
 from layerfs.linux.xattr import read_all

@@ -24,6 +24,7 @@ from typing import BinaryIO, TypeVar
 import attrs
 
 from layerfs.archive.attributes import refused, remove_xattrs, restore, restore_at
+from layerfs.archive.content import write_content
 from layerfs.archive.dirfds import TRIES, DirectoryFds
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.layertree import Directory, Leaf, climbed, followed, leaves, path_of
@@ -242,37 +243,12 @@ class _Unpacking:
             self._replace(parent.children[name])
         fd = self._exclusively(parent, name, lambda dir_fd: os.open(name, _CREATE, 0o600, dir_fd=dir_fd))
         try:
-            if entry.sparse is not None:
-                self._write_sparse(fd, entry)
-            elif entry.payload:
-                self._write(fd)
+            write_content(fd, entry, self.reader)
             restore(fd, entry, self.whiteouts)
         finally:
             os.close(fd)
         leaf = parent.children[name] = Leaf(name, parent)
         return leaf
-
-    def _write(self, fd: int) -> None:
-        for chunk in self.reader.chunks():
-            written = os.write(fd, chunk)
-            while written < len(chunk):
-                written += os.write(fd, memoryview(chunk)[written:])
-
-    def _write_sparse(self, fd: int, entry: Entry) -> None:
-        segments = iter(entry.sparse or ())
-        offset = left = 0
-        for chunk in self.reader.chunks():
-            view = memoryview(chunk)
-            while view:
-                while not left:
-                    offset, left = next(segments, (0, -1))
-                if left < 0:
-                    raise MalformedArchive("more data than its sparse map tells of", entry=entry.name)
-                written = os.pwrite(fd, view[:left], offset)
-                view = view[written:]
-                offset += written
-                left -= written
-        os.ftruncate(fd, entry.size)
 
     def _directory(self, parent: Directory, name: bytes, entry: Entry) -> None:
         child = parent.children.get(name)

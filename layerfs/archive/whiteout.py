@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import enum
 
-import attrs
-
 from layerfs.archive.names import WHITEOUT_PREFIX, join, split
 from layerfs.errors import EntryRefused, PathEscape
+from layerfs.values import frozen
 
 PREFIX = WHITEOUT_PREFIX
 META = b".wh..wh."
@@ -58,7 +57,7 @@ class MarkKind(enum.Enum):
     """Belongs to aufs itself (or lies beneath such a thing) and means nothing to a layer."""
 
 
-@attrs.frozen
+@frozen
 class Mark:
     """``path`` is what a WHITEOUT hides, the directory that is OPAQUE, or the INTERNAL thing itself."""
 

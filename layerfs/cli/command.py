@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-import attrs
-
 from layerfs.errors import InvalidInput, InvalidOption, NotFound, translated
+from layerfs.values import frozen
 
 if TYPE_CHECKING:
     from layerfs.mountcount import MountCount
@@ -22,7 +21,7 @@ class UsageError(InvalidInput):
     """Words on the command line that make no command."""
 
 
-@attrs.frozen
+@frozen
 class Session:
     """Where this command line works, from its options and the environment."""
 
@@ -89,7 +88,7 @@ def _option(text: str) -> tuple[str, str]:
     return name, value
 
 
-@attrs.frozen
+@frozen
 class Command:
     """One command: ``arguments`` declares them, ``run`` does it and returns the exit status."""
 

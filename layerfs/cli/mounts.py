@@ -6,10 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
-
 from layerfs.cli import names, output
 from layerfs.cli.command import Command, Parser, Session
+from layerfs.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,7 +70,7 @@ def _umount(session: Session, args: argparse.Namespace) -> int:
     return 0
 
 
-@attrs.frozen
+@frozen
 class _Mountable:
     """What NAME stands for, as far as mounting goes."""
 

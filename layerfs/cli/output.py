@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import attrs
-
+from layerfs import values
 from layerfs.cli.complaint import complain
 from layerfs.errors import InvalidInput, LayerfsError, from_os_error
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGTP])(I?B)?|B)?", re.IGNORECASE)
+_SIZE = r"(\d+(?:\.\d+)?)\s*(?:([KMGTP])(I?B)?|B)?"
 
 
 def line(text: str) -> None:
@@ -33,7 +32,7 @@ def note(text: str) -> None:
 
 
 def json_document(value: object) -> None:
-    """``value`` as JSON: attrs classes become objects, paths and bytes text."""
+    """``value`` as JSON: values become objects, paths and bytes text."""
     import json
 
     line(json.dumps(plain(value), indent=2))
@@ -56,15 +55,24 @@ def plain(value: object) -> Json:
             return {str(plain(key)): plain(item) for key, item in value.items()}
         case Iterable():
             return [plain(item) for item in value]
+    names = _field_names(value)
+    return str(value) if names is None else {name: plain(getattr(value, name)) for name in names}
+
+
+def fields(value: object) -> dict[str, object]:
+    """The fields of a value by name."""
+    return {name: getattr(value, name) for name in _field_names(value) or ()}
+
+
+def _field_names(value: object) -> Iterable[str] | None:
+    """None for what is not of a class of values."""
+    names = values.field_names(type(value))
+    if names is not None:
+        return names
+    import attrs
+
     kind = type(value)
-    if not attrs.has(kind):
-        return str(value)
-    return {name: plain(getattr(value, name)) for name in attrs.fields_dict(kind)}
-
-
-def fields(value: attrs.AttrsInstance) -> dict[str, object]:
-    """The fields of an attrs class by name."""
-    return {name: getattr(value, name) for name in attrs.fields_dict(type(value))}
+    return attrs.fields_dict(kind) if attrs.has(kind) else None
 
 
 @contextlib.contextmanager
@@ -136,7 +144,7 @@ def size(count: int) -> str:
 
 def parse_size(text: str) -> int:
     """Bytes of ``10G``, ``512MiB``, ``1.5T``, ``4096``: K, KiB and so on count by 1024, KB by 1000."""
-    found = _SIZE.fullmatch(text.strip())
+    found = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE)
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is no size: write 10G, 512MiB or a number of bytes")
     number, unit, suffix = found.groups()

@@ -3,7 +3,7 @@
 Kept: type, owner, mode with setuid/setgid/sticky, modification and access times in ns (of directories
 and symlinks, too), every xattr, capabilities and ACLs among them, hard links within the tree, holes,
 device nodes, fifos and sockets. Not kept: birth and change time, inode numbers, file attributes of
-chattr(1), and ``security.selinux``, which the host's policy gives to the copy.
+chattr(1), and the host's own xattrs (:data:`~layerfs.linux.xattr.HOSTS_OWN`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import attrs
 
 from layerfs.linux.copyfile import DataCopier, opened
-from layerfs.linux.xattr import read_at, write_at
+from layerfs.linux.xattr import HOSTS_OWN, read_at, write_at
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SOURCE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -146,7 +146,7 @@ class _Copy:
         else:
             os.mknod(name, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev, dir_fd=self._target)
         os.chown(name, status.st_uid, status.st_gid, dir_fd=self._target, follow_symlinks=False)
-        xattrs = {n: v for n, v in read_at(self._source, name).items() if os.fsdecode(n) != _SELINUX}
+        xattrs = {n: v for n, v in read_at(self._source, name).items() if n not in HOSTS_OWN}
         if xattrs:
             write_at(self._target, name, xattrs)
         if not stat.S_ISLNK(status.st_mode):
@@ -167,9 +167,6 @@ class _Copy:
             raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-_SELINUX = "security.selinux"
-
-
 def _read_xattrs(fd: int) -> dict[str, bytes]:
     try:
         names = os.listxattr(fd)
@@ -177,7 +174,7 @@ def _read_xattrs(fd: int) -> dict[str, bytes]:
         if error.errno == errno.EOPNOTSUPP:
             return {}
         raise
-    return {name: os.getxattr(fd, name) for name in names if name != _SELINUX}
+    return {name: os.getxattr(fd, name) for name in names if os.fsencode(name) not in HOSTS_OWN}
 
 
 def _dress(fd: int, xattrs: dict[str, bytes], status: os.stat_result) -> None:

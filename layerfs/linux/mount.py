@@ -131,9 +131,6 @@ def release(target: Path) -> None:
 
 # Overlay directories in options
 
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_TOKEN = re.compile(r"\\.|[^\\]", re.DOTALL)
-
 
 def escape_lower(path: str | Path) -> str:
     """``path`` as it stands in the value of ``lowerdir``; right for ``upperdir`` and ``workdir``, too.
@@ -146,7 +143,7 @@ def escape_lower(path: str | Path) -> str:
 def split_lower(value: str) -> list[str]:
     """The paths in the value of ``lowerdir``, topmost first, without their escapes."""
     paths = [""]
-    for token in _TOKEN.findall(value):
+    for token in re.findall(r"\\.|[^\\]", value, re.DOTALL):
         if token == ":":
             paths.append("")
         else:
@@ -166,7 +163,7 @@ class _Overlay:
             if key == "lowerdir":
                 self.lower = split_lower(value)
             elif key in ("upperdir", "workdir"):
-                self.directories[key] = _ESCAPED.sub(r"\1", value)
+                self.directories[key] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
             else:
                 self.rest.append(option)
 

@@ -13,9 +13,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import attrs
-
 from layerfs.linux.syscall import call
+from layerfs.values import frozen
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
@@ -26,7 +25,7 @@ STATX_ATTR_MOUNT_ROOT = 0x2000
 _PROC = Path("/proc")
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class MountEntry:
     """One line of a mountinfo file."""
 
@@ -46,7 +45,7 @@ class MountEntry:
     """Of the file system."""
 
 
-@attrs.frozen
+@frozen
 class Holder:
     """A process that keeps a mount busy; ``str()`` is how an error names it.
 
@@ -139,9 +138,6 @@ def holders(path: Path) -> list[Holder]:
     return found
 
 
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
-
-
 def _parse_line(line: bytes) -> MountEntry:
     # A number of optional fields, ended by a lone dash, stands between the two parts.
     first, _, second = line.partition(b" - ")
@@ -163,7 +159,7 @@ def _parse_line(line: bytes) -> MountEntry:
 
 def _unescape(field: bytes) -> bytes:
     """Space, tab, newline and backslash stand as three octal digits (fs/seq_file.c mangle_path)."""
-    return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field)
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
 
 
 def _options(field: bytes) -> tuple[str, ...]:

@@ -10,6 +10,10 @@ import errno
 import os
 from collections.abc import Mapping
 
+HOSTS_OWN = frozenset({b"security.selinux", b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"})
+"""What belongs to the host, not to the layer: labels, and the form in which xfs keeps the ACLs that
+``system.posix_acl_*`` shows already."""
+
 # The attribute went away between listing and reading, or the file system has none at all.
 _ABSENT = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import attrs
-
 from layerfs.driver import Driver
 from layerfs.errors import ReadOnly
 from layerfs.ids import CacheID, ChainID
 from layerfs.store.metadata import Database
 from layerfs.store.owner import Owner
+from layerfs.values import frozen
 
 
-@attrs.frozen
+@frozen
 class Core:
     """An open store without its public face."""
 

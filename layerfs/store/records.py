@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import attrs
-
 from layerfs.driver import CreateOptions
 from layerfs.ids import CacheID, ChainID, DiffID, MountID
+from layerfs.values import frozen
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class LayerInfo:
     """A read-only layer."""
 
@@ -27,7 +26,7 @@ class LayerInfo:
     """Its bytes were flushed to the disk before the store said so."""
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class RWLayerInfo:
     """A container's writable layer."""
 

@@ -24,12 +24,10 @@ from layerfs.archive.names import normalise
 from layerfs.archive.reader import TarReader
 from layerfs.archive.whiteout import META, OPAQUE, PREFIX
 from layerfs.errors import EntryRefused, PathEscape, show
+from layerfs.linux.xattr import HOSTS_OWN
 
 Item = tuple[Entry, bytes]
 """An entry of a tar and its content."""
-
-NOT_KEPT = frozenset({b"security.selinux"})
-"""Extended attributes that belong to the host, not to the layer."""
 
 _MOST_LINKS = 40  # as the kernel: path_resolution(7)
 
@@ -320,7 +318,7 @@ def _node(entry: Entry, content: bytes) -> Node:
         uid=entry.uid,
         gid=entry.gid,
         mtime_ns=entry.mtime_ns,
-        xattrs={name: value for name, value in entry.xattrs.items() if name not in NOT_KEPT},
+        xattrs={name: value for name, value in entry.xattrs.items() if name not in HOSTS_OWN},
         content=content if entry.type is EntryType.FILE else b"",
         target=entry.linkname if entry.type is EntryType.SYMLINK else b"",
         device=entry.device if entry.type in (EntryType.CHARDEV, EntryType.BLOCKDEV) else (0, 0),
@@ -449,7 +447,7 @@ def _read_node(host: bytes, status: os.stat_result) -> Node:
         xattrs={
             os.fsencode(name): os.getxattr(host, name, follow_symlinks=False)
             for name in sorted(os.listxattr(host, follow_symlinks=False))
-            if os.fsencode(name) not in NOT_KEPT
+            if os.fsencode(name) not in HOSTS_OWN
         },
         content=Path(os.fsdecode(host)).read_bytes() if stat.S_ISREG(status.st_mode) else b"",
         target=os.readlink(host) if stat.S_ISLNK(status.st_mode) else b"",
@@ -495,7 +493,7 @@ def _make(host: bytes, node: Node) -> None:
 def _dress(host: bytes, node: Node) -> None:
     os.chown(host, node.uid, node.gid, follow_symlinks=False)
     for name in os.listxattr(host, follow_symlinks=False):
-        if os.fsencode(name) not in {*node.xattrs, *NOT_KEPT}:
+        if os.fsencode(name) not in {*node.xattrs, *HOSTS_OWN}:
             os.removexattr(host, name, follow_symlinks=False)
     for attribute, value in node.xattrs.items():
         os.setxattr(host, attribute, value, follow_symlinks=False)

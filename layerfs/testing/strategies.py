@@ -11,7 +11,7 @@ path twice, replace a directory by a file, or hide what another layer made. Now 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ from layerfs.archive.entry import NO_XATTRS, Entry, EntryType
 from layerfs.errors import ArchiveError
 from layerfs.testing.actions import ACTIONS, Action
 from layerfs.testing.entries import ACL, CAP_NET_RAW, DAY, hard_link, opaque, symlink, whiteout
-from layerfs.testing.model import Item, Layer
+from layerfs.testing.model import EMPTY, Item, Layer, apply, parent_of
 
 PLAIN = (b"a", b"b", b"c")
 ODD = (
@@ -50,6 +50,7 @@ def paths(most: int = 3) -> st.SearchStrategy[bytes]:
 
 
 # Built once: building a strategy takes longer than drawing from it.
+_COMPONENTS = components()
 _PATHS = paths()
 _MODES = st.sampled_from((0o644, 0o755, 0o600, 0o000, 0o4755, 0o2755, 0o6711, 0o1777, 0o7777))
 _IDS = st.sampled_from((0, 1000, 65534, 2_097_152, 4_000_000_000))
@@ -57,8 +58,6 @@ _TIMES = st.sampled_from((0, 1, DAY, DAY + 1, 1_000_000_000, 5_000_000_000_000_0
 _CONTENTS = st.sampled_from((b"", b"one\n", b"two\n", b"a block and more" * 300))
 _DEVICES = st.sampled_from(((1, 3), (259, 70_000), (8, 0)))
 _SPECIAL = st.sampled_from((EntryType.FIFO, EntryType.CHARDEV, EntryType.BLOCKDEV))
-_DIRECTORIES = st.one_of(_PATHS, _PATHS, _PATHS, st.just(b""))
-_MARKED = st.one_of(st.just(b""), paths(2))
 _SPELLINGS = st.sampled_from((b"", b"", b"", b"./", b"/", b".//"))
 """What may stand before a name in a tar without a meaning."""
 _INSIDE = st.one_of(paths(2), paths(1).map(lambda path: b"../" + path))
@@ -100,60 +99,79 @@ def _described(draw: st.DrawFn, name: bytes, kind: EntryType) -> Entry:
     return attrs.evolve(entry, mode=0o775) if b"system.posix_acl_access" in xattrs else entry
 
 
-def _directory(draw: st.DrawFn, earlier: list[bytes]) -> Item:
-    return _described(draw, draw(_DIRECTORIES), EntryType.DIRECTORY), b""
+def _directory(draw: st.DrawFn, path: bytes, own: Sequence[bytes]) -> Item:
+    return _described(draw, b"" if draw(_SELDOM) else path, EntryType.DIRECTORY), b""
 
 
-def _file(draw: st.DrawFn, earlier: list[bytes]) -> Item:
+def _file(draw: st.DrawFn, path: bytes, own: Sequence[bytes]) -> Item:
     content = draw(_CONTENTS)
-    return attrs.evolve(_described(draw, draw(_PATHS), EntryType.FILE), size=len(content)), content
+    return attrs.evolve(_described(draw, path, EntryType.FILE), size=len(content)), content
 
 
-def _special(draw: st.DrawFn, earlier: list[bytes]) -> Item:
+def _special(draw: st.DrawFn, path: bytes, own: Sequence[bytes]) -> Item:
     kind = draw(_SPECIAL)
     device = (0, 0) if kind is EntryType.FIFO else draw(_DEVICES)
-    return attrs.evolve(_described(draw, draw(_PATHS), kind), device=device), b""
+    return attrs.evolve(_described(draw, path, kind), device=device), b""
 
 
-def _symlink(draw: st.DrawFn, earlier: list[bytes]) -> Item:
-    return symlink(draw(_PATHS), draw(_TARGETS), uid=draw(_IDS), mtime_ns=draw(_TIMES))
+def _symlink(draw: st.DrawFn, path: bytes, own: Sequence[bytes]) -> Item:
+    return symlink(path, draw(_TARGETS), uid=draw(_IDS), mtime_ns=draw(_TIMES))
 
 
-def _hard_link(draw: st.DrawFn, earlier: list[bytes]) -> Item:
-    target = draw(st.sampled_from(earlier)) if earlier else draw(_PATHS)
-    return hard_link(draw(_PATHS), target)
+def _hard_link(draw: st.DrawFn, path: bytes, own: Sequence[bytes]) -> Item:
+    return hard_link(path, draw(st.sampled_from(own)) if own else draw(_PATHS))
 
 
-def _whiteout(draw: st.DrawFn, earlier: list[bytes]) -> Item:
-    return whiteout(draw(_PATHS))
+def _whiteout(draw: st.DrawFn, path: bytes, own: Sequence[bytes]) -> Item:
+    return whiteout(path)
 
 
-def _opaque(draw: st.DrawFn, earlier: list[bytes]) -> Item:
-    return opaque(draw(_MARKED))
+def _opaque(draw: st.DrawFn, path: bytes, own: Sequence[bytes]) -> Item:
+    return opaque(b"" if draw(_SELDOM) else path)
 
 
 _KINDS = st.sampled_from(
-    (_directory, _directory, _file, _file, _special, _symlink, _hard_link, _whiteout, _opaque)
+    (_directory, _directory, _file, _file, _special, _symlink, _hard_link, _whiteout, _whiteout, _opaque)
 )
+_ACTIONS = st.sampled_from(sorted(ACTIONS))
+_SELDOM = st.sampled_from((False, False, False, False, True))
+_NEARNESS = st.sampled_from(("same", "same", "inside", "above", "fresh", "fresh"))
+
+
+def _path(draw: st.DrawFn, known: Sequence[bytes]) -> bytes:
+    """A path; most often one that has to do with a ``known`` one."""
+    nearness = draw(_NEARNESS)
+    if nearness == "fresh" or not known:
+        return draw(_PATHS)
+    near = draw(st.sampled_from(known))
+    if nearness == "inside" and near.count(b"/") < 4:
+        return near + b"/" + draw(_COMPONENTS)
+    return (parent_of(near) if nearness == "above" else near) or draw(_COMPONENTS)
 
 
 @st.composite
-def any_layers(draw: st.DrawFn, most: int = 12) -> list[Item]:
-    """Entries as they come: many of these layers have to be refused."""
+def any_layers(draw: st.DrawFn, most: int = 12, known: Sequence[bytes] = ()) -> list[Item]:
+    """Entries as they come: many of these layers have to be refused. ``known``: paths of the layers below."""
     items: list[Item] = []
+    paths = list(known)
+    files: list[bytes] = []
     for _ in range(draw(st.integers(0, most))):
-        entry, content = draw(_KINDS)(draw, [earlier.name for earlier, _ in items])
+        path = _path(draw, paths)
+        entry, content = draw(_KINDS)(draw, path, files)
+        paths.append(path)
+        if entry.name == path and entry.type is not EntryType.DIRECTORY:  # no mark
+            files.append(path)
         spelled = draw(_SPELLINGS) + entry.name
         items.append((attrs.evolve(entry, name=spelled or b"./"), content))
     return items
 
 
 @st.composite
-def layers(draw: st.DrawFn, most: int = 12) -> list[Item]:
+def layers(draw: st.DrawFn, most: int = 12, known: Sequence[bytes] = ()) -> list[Item]:
     """A layer that can be applied."""
     items: list[Item] = []
     layer = Layer()
-    for entry, content in draw(any_layers(most)):
+    for entry, content in draw(any_layers(most, known)):
         try:
             layer.add(entry, content)
         except ArchiveError:
@@ -165,12 +183,25 @@ def layers(draw: st.DrawFn, most: int = 12) -> list[Item]:
     return items
 
 
-def chains(most: int = 4) -> st.SearchStrategy[list[list[Item]]]:
+@st.composite
+def chains(draw: st.DrawFn, most: int = 4) -> list[list[Item]]:
     """Layers upon one another, the first first."""
-    return st.lists(layers(), min_size=1, max_size=most)
+    chain: list[list[Item]] = []
+    tree = EMPTY
+    for _ in range(draw(st.integers(1, most))):
+        items = draw(layers(16, sorted(tree.nodes.keys() - {b""})))
+        tree = apply(tree, items)
+        chain.append(items)
+    return chain
 
 
-def actions(most: int = 10) -> st.SearchStrategy[list[Action]]:
-    """What a container does, on paths that meet those of :func:`layers`."""
-    action = st.builds(Action, st.sampled_from(sorted(ACTIONS)), _PATHS, _PATHS)
-    return st.lists(action, max_size=most)
+@st.composite
+def actions(draw: st.DrawFn, most: int = 10, known: Sequence[bytes] = ()) -> list[Action]:
+    """What a container does in a tree that has the paths ``known``."""
+    paths = list(known)
+    found: list[Action] = []
+    for _ in range(draw(st.integers(0, most))):
+        action = Action(draw(_ACTIONS), _path(draw, paths), _path(draw, paths))
+        paths += [action.path, action.other]
+        found.append(action)
+    return found

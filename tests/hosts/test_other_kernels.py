@@ -26,4 +26,4 @@ def test_overlay_where_the_kernel_takes_all_layers_in_one_page(tmp_path: Path) -
 
 
 def test_selinux_labels(tmp_path: Path) -> None:
-    uml.run_pytest(["tests/unit/test_selinux_label.py"], tmp_path, modules=uml.OVERLAY, selinux=True)
+    uml.run_pytest(["tests/unit/test_selinux_label.py"], tmp_path, modules=MODULES, selinux=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from layerfs.archive.entry import EntryType
 from layerfs.archive.names import normalise
@@ -20,7 +21,7 @@ from layerfs.errors import ArchiveError
 from layerfs.ids import GraphID
 from layerfs.linux.removetree import remove_tree
 from layerfs.testing import strategies
-from layerfs.testing.actions import Action, act
+from layerfs.testing.actions import act
 from layerfs.testing.conformance.base import assert_same, make_layer, mounted, tree_of
 from layerfs.testing.conformance.edits import carried
 from layerfs.testing.entries import tar_stream
@@ -93,7 +94,7 @@ def diffs(driver: Driver, chain: list[list[Item]]) -> list[bytes]:
 
 
 @given(chain=strategies.chains())
-@examples(150)
+@examples(200)
 def test_trees_and_changes_are_those_of_the_model(name: str, chain: list[list[Item]]) -> None:
     with opened(name) as driver:
         fill(driver, chain)
@@ -127,10 +128,10 @@ def test_diffs_make_the_same_chain_elsewhere(name: str, chain: list[list[Item]])
         assert diffs(elsewhere, chain) == diffs(driver, chain)
 
 
-@given(lower=strategies.layers(6), upper=strategies.any_layers())
+@given(data=st.data())
 @examples(100)
-def test_what_the_model_refuses_is_refused(name: str, lower: list[Item], upper: list[Item]) -> None:
-    below = apply(EMPTY, lower)
+def test_what_the_model_refuses_is_refused(name: str, data: st.DataObject) -> None:
+    lower, below, upper = draw_two(data, strategies.any_layers)
     with opened(name) as driver:
         base = make_layer(driver, GraphID("base"), lower)
         top = GraphID("top")
@@ -146,11 +147,23 @@ def test_what_the_model_refuses_is_refused(name: str, lower: list[Item], upper: 
         assert_same(tree_of(driver, base), below)
 
 
-@given(lower=strategies.layers(6), upper=strategies.layers(16))
+def draw_two(
+    data: st.DataObject, strategy: Callable[[int, Sequence[bytes]], st.SearchStrategy[list[Item]]]
+) -> tuple[list[Item], Tree, list[Item]]:
+    """A layer, its tree, and a layer upon it that ``strategy`` makes."""
+    lower = data.draw(strategies.layers(8))
+    below = apply(EMPTY, lower)
+    return lower, below, data.draw(strategy(14, known(below)))
+
+
+def known(tree: Tree) -> list[bytes]:
+    return sorted(tree.nodes.keys() - {b""})
+
+
+@given(data=st.data())
 @examples(100)
-def test_content_is_told_as_displaced_or_can_be_read_by_name(
-    name: str, lower: list[Item], upper: list[Item]
-) -> None:
+def test_content_is_told_as_displaced_or_can_be_read_by_name(name: str, data: st.DataObject) -> None:
+    lower, _, upper = draw_two(data, strategies.layers)
     told: dict[int, bytes] = {}
 
     def displaced(number: int, content: BinaryIO) -> None:
@@ -173,9 +186,11 @@ def test_content_is_told_as_displaced_or_can_be_read_by_name(
                         assert stream.read() == content
 
 
-@given(chain=strategies.chains(2), actions=strategies.actions())
+@given(data=st.data())
 @examples(150)
-def test_what_a_container_does_is_found(name: str, chain: list[list[Item]], actions: list[Action]) -> None:
+def test_what_a_container_does_is_found(name: str, data: st.DataObject) -> None:
+    chain = data.draw(strategies.chains(2))
+    actions = data.draw(strategies.actions(known=known(trees(chain)[-1])))
     with opened(name) as driver:
         fill(driver, chain)
         base, top, copy = layer_ids(chain)[-1], GraphID("top"), GraphID("copy")

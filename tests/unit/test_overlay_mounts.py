@@ -127,7 +127,9 @@ def test_a_mount_that_fails_says_why_and_counts_for_nothing(driver: OverlayDrive
     make_layer(driver, TOP, [], BASE)
     driver.layout.diff(BASE).rename(driver.layout.diff(BASE).with_name("lost"))
     driver.layout.diff(BASE).symlink_to("lost/loop")
-    with pytest.raises(MountFailed, match=r"layer top .*base/diff"):
+    with pytest.raises(MountFailed, match=r"cannot mount layer top at .*: No such file") as caught:
         driver.get(TOP, read_only=True)
+    if executor.takes_single_layers():  # an older kernel does not tell which directory it means
+        assert "base/diff" in str(caught.value)
     assert not driver.layout.mount_point(TOP).exists()
     driver.remove(TOP)

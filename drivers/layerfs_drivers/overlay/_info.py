@@ -6,22 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
-
-from layerfs.driver import DriverInfo, Option, parse_options
+from layerfs.driver import DriverInfo, Option, refuse_options
 from layerfs.errors import translated
+from layerfs.values import frozen
 
 if TYPE_CHECKING:
     from layerfs_drivers.overlay.driver import OverlayDriver
 
 
-@attrs.frozen
-class _Options:
-    """There are none: every mount option that would change what a layer means is fixed."""
-
-
-@attrs.frozen
+@frozen
 class OverlayInfo:
+    """Without options: every mount option that would change what a layer means is fixed."""
+
     name: str = "overlay"
     priority: int = 100
     summary: str = "the kernel's overlayfs: directories stacked by one mount, files copied when first written"
@@ -38,7 +34,7 @@ class OverlayInfo:
         """A home that is there was tried out when it was made; a new one is tried out now."""
         from layerfs_drivers.overlay.driver import OverlayDriver
 
-        parse_options(_Options, options, self.name)
+        refuse_options(options, self.name)
         with translated(f"open the overlay driver in {home}"):
             if not read_only and not home.exists():
                 self.probe(home, runroot)

@@ -23,16 +23,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
-
 from layerfs.errors import LayerExists, LayerNotFound, StoreDamaged
 from layerfs.ids import GraphID, parse_graph_id
-from layerfs.linux.removetree import remove_tree
+from layerfs.values import frozen
 
 _REMOVING = ".removing-"
 
 
-@attrs.frozen
+@frozen
 class Layout:
     """``home`` and ``runroot`` of one driver."""
 
@@ -126,6 +124,8 @@ class Layout:
 
     def seal(self, id: GraphID) -> None:
         """Make a layer read-only from now on."""
+        from layerfs.linux.removetree import remove_tree
+
         remove_tree(self.work(id))
 
     def detach(self, id: GraphID) -> Path | None:

@@ -6,17 +6,15 @@ import errno
 import functools
 from pathlib import Path
 
-import attrs
-
 from layerfs.driver import CreateOptions, Usage
 from layerfs.errors import InvalidOption, NotSupported
-from layerfs.linux.removetree import remove_tree
+from layerfs.values import frozen
 
 _OWN_INODES = 4
 """Inodes of a layer's directory that are not the container's: itself, ``lower``, ``work``, ``work/work``."""
 
 
-@attrs.frozen(slots=False)
+@frozen
 class Limits:
     """Limits for the layers in ``home``. What the host can do is looked at when first asked for, as no
     mount depends on it."""
@@ -63,6 +61,7 @@ class Limits:
     def remove(self, layer: Path) -> None:
         """Remove the directory of a layer, and its limits first: an id that nothing has is free again."""
         from layerfs.linux import quota
+        from layerfs.linux.removetree import remove_tree
 
         if self._has_own_project(layer):
             quota.clear(layer)

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import attrs
-
-from layerfs.archive.overlaytree import Marks
+from layerfs.archive.overlaymarks import Marks
 from layerfs.driver import Mount
 from layerfs.ids import GraphID
 from layerfs.linux.mount import escape_lower
+from layerfs.values import frozen
 from layerfs_drivers.overlay._layout import Layout
 
 MOST_LAYERS = 500
 """``OVL_MAX_STACK`` (fs/overlayfs/params.h): the most lower directories of one mount."""
 
 
-@attrs.frozen
+@frozen
 class Stack:
     """The directories of one mount."""
 

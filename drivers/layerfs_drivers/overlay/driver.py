@@ -14,9 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import attrs
-
-from layerfs.archive.overlaytree import Marks
+from layerfs.archive.overlaymarks import Marks
 from layerfs.archive.whiteout import WhiteoutFormat
 from layerfs.driver import (
     NO_OPTIONS,
@@ -42,10 +40,10 @@ from layerfs.linux.mount import perform_all, release, takes_single_layers
 from layerfs.linux.mountinfo import holders, mounts_below
 from layerfs.linux.userns import in_user_namespace
 from layerfs.mountcount import MountCount
+from layerfs.values import frozen
 from layerfs_drivers.overlay._layout import Layout
 from layerfs_drivers.overlay._limits import Limits
 from layerfs_drivers.overlay._mounts import MOST_LAYERS, Stack, stack
-from layerfs_drivers.overlay._root import make_root
 
 if TYPE_CHECKING:
     from layerfs.archive.changes import Change
@@ -53,7 +51,7 @@ if TYPE_CHECKING:
 _KEPT_BY = {"ext4": "project quota; ext4 holds nobody to it who has CAP_SYS_RESOURCE over the host"}
 
 
-@attrs.frozen(slots=False)
+@frozen
 class OverlayDriver:
     """A :class:`layerfs.driver.Driver` upon overlayfs.
 
@@ -107,6 +105,8 @@ class OverlayDriver:
         self._create(id, parent, options)
 
     def _create(self, id: GraphID, parent: GraphID | None, options: CreateOptions) -> None:
+        from layerfs_drivers.overlay._root import make_root
+
         with self._writing(f"create layer {id}"):
             below = [] if parent is None else [parent, *self.layout.ancestors(parent)]
             if len(below) >= MOST_LAYERS:
