@@ -59,7 +59,7 @@ def open_store(
     found = _driver_of(root, driver) or _driver_for(root, runroot, driver, read_only=read_only)
     name = found.info.name
     own_options = _options_of(name, options or {})
-    if not read_only:
+    if not read_only and not root.is_dir():
         make_directories(root)
     with translated(f"open driver {name}"):
         (runroot / name).mkdir(mode=0o700, parents=True, exist_ok=True)

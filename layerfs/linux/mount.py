@@ -143,11 +143,11 @@ def escape_lower(path: str | Path) -> str:
 def split_lower(value: str) -> list[str]:
     """The paths in the value of ``lowerdir``, topmost first, without their escapes."""
     paths = [""]
-    for token in re.findall(r"\\.|[^\\]", value, re.DOTALL):
+    for token in re.findall(r"\\.|:|[^\\:]+", value, re.DOTALL):
         if token == ":":
             paths.append("")
         else:
-            paths[-1] += token[-1]
+            paths[-1] += token.removeprefix("\\")
     return paths
 
 
