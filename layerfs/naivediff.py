@@ -22,6 +22,7 @@ from layerfs.driver import (
 )
 from layerfs.errors import SystemFailure, show, translated
 from layerfs.ids import GraphID
+from layerfs.linux.privatemount import private_mount
 from layerfs.values import frozen
 
 if TYPE_CHECKING:
@@ -33,9 +34,12 @@ class NaiveDiff:
     """A whole :class:`~layerfs.driver.Driver` made of a ``ProtoDriver``.
 
     ``changes`` and ``diff`` mount the layer and its parent, read-only, and look at every file of
-    both: their cost follows the image, not the changes. The mounts of a ``diff`` stay until the stream is
-    read to its end or closed. What reads or writes archives is imported where it is needed: mounting should
-    not wait for it.
+    both: their cost follows the image, not the changes. These mounts are private: they are not counted,
+    nobody else sees them, and a process that is killed leaves none. Those of a ``diff`` stay until the
+    stream is read to its end or closed. So the driver's ``mounts`` must be such as can be performed at any
+    time, beside others of the same layer.
+
+    What reads or writes archives is imported where it is needed: mounting should not wait for it.
     """
 
     proto: ProtoDriver
@@ -90,11 +94,11 @@ class NaiveDiff:
 
     @contextlib.contextmanager
     def _mounted(self, id: GraphID, *, read_only: bool = True) -> Iterator[Path]:
-        root = self.proto.get(id, read_only=read_only)
-        try:
+        mounts = self.proto.mounts(id, read_only=read_only)
+        with contextlib.ExitStack() as held:
+            with translated(f"mount layer {id}"):
+                root = held.enter_context(private_mount(mounts))
             yield root
-        finally:
-            self.proto.put(id)
 
     @contextlib.contextmanager
     def _both(self, id: GraphID, parent: GraphID | None) -> Iterator[tuple[Path, Path | None]]:

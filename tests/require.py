@@ -1,7 +1,8 @@
 """What a test needs of the machine: skip with a reason where it is missing.
 
-``LAYERFS_REQUIRE`` names needs, comma-separated, whose absence is a failure instead (``all``: every
-one). Continuous integration sets it, so a test that could run there can never be skipped unseen.
+``LAYERFS_REQUIRE`` names needs, comma-separated, whose absence is a failure instead: ``all`` is every
+one, ``-NAME`` excepts one. Continuous integration sets it, so a test that could run there can never be
+skipped unseen.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Need:
     def missing(self, what: str, why: str) -> NoReturn:
         """Skip, or fail where ``what`` is required."""
         required = os.environ.get("LAYERFS_REQUIRE", "").split(",")
-        if what in required or "all" in required:
+        if what in required or ("all" in required and f"-{what}" not in required):
             pytest.fail(f"{what} is required here but missing: {why}", pytrace=False)
         pytest.skip(f"needs {what}: {why}")
 

@@ -58,7 +58,7 @@ class _Vfs:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(no_limits_because=f"{_NO_LIMITS}; {_LIMITS_HINT}")
+        return Capabilities(no_limits_because=f"{_NO_LIMITS}; {_LIMITS_HINT}", rootless=True)
 
     def create(self, id: GraphID, parent: GraphID | None, /) -> None:
         from layerfs.linux.copytree import copy_tree
@@ -89,7 +89,7 @@ class _Vfs:
                 release(target)
                 with contextlib.suppress(FileNotFoundError):
                     root.rename(doomed)
-            remove_tree(doomed)
+            remove_tree(doomed)  # outside of every lock: it can take long
 
     def mounts(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Sequence[Mount]:
         root = self._existing(id)

@@ -57,7 +57,8 @@ def _near_images(store: Store, name: str) -> list[str]:
     known = [familiar(full) for info in store.images() for full in info.names]
     wanted = split_tag(name)[0].rpartition("/")[2]
     same = [full for full in known if split_tag(full)[0].rpartition("/")[2] == wanted]
-    return list(dict.fromkeys(same + near_names(name, known)))[:3]
+    spelt = {split_tag(full)[0]: full for full in known} | {full: full for full in known}
+    return list(dict.fromkeys(same + [spelt[near] for near in near_names(name, spelt)]))[:3]
 
 
 def top_layer(found: ImageRecord | LayerInfo) -> ChainID:

@@ -17,6 +17,7 @@ from layerfs.errors import (
     InvalidID,
     LayerfsError,
     LayerNotFound,
+    MountBusy,
     NameInUse,
     translated,
 )
@@ -178,7 +179,14 @@ def remove(core: Core, name: str) -> None:
         core.db.execute(
             "UPDATE containers SET state = 'removing', owner = ? WHERE mount_id = ?", owner, info.mount_id
         )
-    remove_container(core, info.mount_id, info.init_id, intact=True)
+    try:
+        remove_container(core, info.mount_id, info.init_id, intact=True)
+    except MountBusy as busy:
+        raise MountBusy(
+            f"container {name!r} is mounted: {busy}",
+            holders=busy.holders,
+            hint=f"give its mounts back first: layerfs umount {name}",
+        ) from busy
 
 
 def _announce(core: Core, info: RWLayerInfo) -> GraphID | None:

@@ -131,7 +131,19 @@ def _opaque(draw: st.DrawFn, path: bytes, own: Sequence[bytes]) -> Item:
 
 
 _KINDS = st.sampled_from(
-    (_directory, _directory, _file, _file, _special, _symlink, _hard_link, _whiteout, _whiteout, _opaque)
+    (
+        _directory,
+        _directory,
+        _file,
+        _file,
+        _special,
+        _symlink,
+        _hard_link,
+        _hard_link,
+        _whiteout,
+        _whiteout,
+        _opaque,
+    )
 )
 _ACTIONS = st.sampled_from(sorted(ACTIONS))
 _SELDOM = st.sampled_from((False, False, False, False, True))

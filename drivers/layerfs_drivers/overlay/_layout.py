@@ -97,7 +97,7 @@ class Layout:
         """The layers below ``id``, nearest first."""
         self.require(id)
         try:
-            count, *ids = (self.layer(id) / "lower").read_text(encoding="ascii").split("\n")
+            count, *ids = (self.layer(id) / "lower").read_text(encoding="utf-8").split("\n")
         except FileNotFoundError:
             count, ids = "", []
         # What follows the last line break is empty.
@@ -114,7 +114,7 @@ class Layout:
         Syncing a new file makes the directories that lead to it durable as well, on every file system
         that can hold an upper directory: one wait for the disk, where each directory would cost another.
         """
-        with (self.layer(id) / "lower").open("x", encoding="ascii") as file:
+        with (self.layer(id) / "lower").open("x", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in (len(ancestors), *ancestors))
             file.flush()
             os.fsync(file.fileno())
