@@ -9,8 +9,8 @@ Nothing is believed that the kernel does not confirm, and a process may be kille
 
 - A count without a mount is none. So it is after a reboot, or when somebody else unmounted: the next
   ``get`` mounts afresh.
-- A count of 0 stands there while somebody mounts or unmounts. Found together with a mount, he was killed
-  half-way: what he left is taken away by the next ``get``, which mounts afresh.
+- A count of 0 stands there while a process mounts or unmounts. Found together with a mount, it tells that
+  the process was killed half-way: what it left is taken away by the next ``get``, which mounts afresh.
 - A mount without a file (somebody emptied the runroot) may be in use: the next ``get`` adopts it.
 
 What cannot be known is whether a process that was killed *after* its ``get`` still wants the mount,
@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from layerfs.errors import MountBusy
+from layerfs.linux.flock import open_locked
 from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import holders, is_mount
 from layerfs.values import frozen
@@ -157,21 +158,13 @@ class MountCount:
         """The count file of ``id``, made if need be, open and locked."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = self.directory / id
-        while True:
-            fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                if not _is_at(file, fd):
-                    # Who held the lock removed the file: the next to come locks a new one.
-                    continue
-                try:
-                    yield file, fd
-                finally:
-                    # Closing is not enough when a child made meanwhile shares the descriptor.
-                    fcntl.flock(fd, fcntl.LOCK_UN)
-                return
-            finally:
-                os.close(fd)
+        fd = open_locked(file)
+        try:
+            yield file, fd
+        finally:
+            # Closing is not enough when a child made meanwhile shares the descriptor.
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
 
 
 def _current(fd: int, target: Path) -> _Record | None:
@@ -187,10 +180,3 @@ def _current(fd: int, target: Path) -> _Record | None:
             umount(target, lazy=True)
         return None
     return record
-
-
-def _is_at(file: Path, fd: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(file), os.fstat(fd))
-    except FileNotFoundError:
-        return False

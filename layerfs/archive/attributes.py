@@ -12,9 +12,9 @@ import os
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.whiteout import WhiteoutFormat, escape_xattr
 from layerfs.errors import ArchiveError, EntryRefused, SystemFailure, from_os_error, show
+from layerfs.linux.chmod import chmod_at
 from layerfs.linux.xattr import HOSTS_OWN, path_at
 
-ACCESS_ACL = b"system.posix_acl_access"
 DEFAULT_ACL = b"system.posix_acl_default"
 
 # What says something about the entry; other numbers say something about the machine.
@@ -65,7 +65,7 @@ def restore_at(dir_fd: int, name: bytes, entry: Entry, whiteouts: WhiteoutFormat
     except PermissionError as error:
         raise _owner_refused(entry) from error
     if entry.type is not EntryType.SYMLINK:
-        _chmod_at(dir_fd, name, entry.mode)
+        chmod_at(dir_fd, name, entry.mode)
     if entry.xattrs:
         _set_xattrs(path_at(dir_fd, name), entry, whiteouts)
     os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
@@ -92,16 +92,6 @@ def _owner_refused(entry: Entry) -> EntryRefused:
         entry=entry.name,
         hint=_UNPRIVILEGED,
     )
-
-
-def _chmod_at(dir_fd: int, name: bytes, mode: int) -> None:
-    # fchmodat knows AT_SYMLINK_NOFOLLOW only since Linux 6.6 (fchmodat2), and fchmod refuses O_PATH; the
-    # magic link of an O_PATH descriptor leads to the very inode, a symlink at the worst: EOPNOTSUPP.
-    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
-        os.chmod(b"/proc/self/fd/%d" % fd, mode)
-    finally:
-        os.close(fd)
 
 
 def _set_xattrs(file: int | bytes, entry: Entry, whiteouts: WhiteoutFormat) -> None:

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from layerfs.archive.attributes import DEFAULT_ACL
 from layerfs.archive.layertree import Directory, Found, Leaf, directories
-from layerfs.linux.removal import remove_at
+from layerfs.linux.removetree import remove_at
 from layerfs.linux.xattr import read_one
 
 TRIES = 8

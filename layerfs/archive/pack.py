@@ -21,7 +21,7 @@ from layerfs.archive.overlaymarks import Marks
 from layerfs.archive.overlaytree import OverlayTree
 from layerfs.archive.streams import CHUNK, coalesced, iter_stream
 from layerfs.archive.whiteout import PREFIX, WhiteoutFormat, whiteout_path
-from layerfs.archive.writer import _headers as header_blocks
+from layerfs.archive.writer import header_blocks
 from layerfs.errors import Conflict, EntryRefused, show
 from layerfs.linux.openat2 import open_beneath
 from layerfs.linux.xattr import read_all
@@ -150,7 +150,7 @@ def _blocks(
 
 
 def _whiteout(path: bytes) -> bytes:
-    return header_blocks(Entry(whiteout_path(path), EntryType.FILE, mode=0), 0)
+    return header_blocks(Entry(whiteout_path(path), EntryType.FILE, mode=0))
 
 
 def _one(
@@ -182,7 +182,7 @@ def _one(
         device=(os.major(status.st_rdev), os.minor(status.st_rdev)) if is_device else (0, 0),
         xattrs=xattrs,
     )
-    yield header_blocks(entry, entry.size)
+    yield header_blocks(entry)
     if entry.size:
         yield from _content(fd, path, entry.size)
 

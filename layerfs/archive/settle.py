@@ -19,7 +19,7 @@ from layerfs.archive.names import join
 from layerfs.archive.overlaymarks import Marks
 from layerfs.archive.overlaytree import OverlayTree
 from layerfs.archive.whiteout import OPAQUE, OPAQUE_VALUE, PREFIX, WhiteoutFormat, unescape_xattr
-from layerfs.linux.removal import remove_at
+from layerfs.linux.removetree import remove_at
 from layerfs.linux.xattr import read_all
 
 

@@ -33,7 +33,7 @@ from layerfs.archive.reader import TarReader
 from layerfs.archive.settle import settle
 from layerfs.archive.whiteout import LINKS, META, PREFIX, Mark, MarkKind, WhiteoutFormat, mark_of
 from layerfs.errors import ArchiveTooLarge, EntryRefused, MalformedArchive, show
-from layerfs.linux.removal import remove_at
+from layerfs.linux.removetree import remove_at
 
 Displaced = Callable[[int, BinaryIO], None]
 """Called with the number of an entry and its content, open at its beginning, before that content can no

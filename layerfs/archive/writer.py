@@ -42,8 +42,8 @@ class TarWriter:
         Directories get a trailing ``/``. ``payload`` and ``sparse`` are not looked at: files are written
         dense. :class:`~layerfs.errors.MalformedArchive` when ``content`` is not of the size promised.
         """
-        size = entry.size if entry.type is EntryType.FILE else 0
-        self._write(_headers(entry, size))
+        size = _content_size(entry)
+        self._write(header_blocks(entry))
         written = 0
         for chunk in content:
             written += len(chunk)
@@ -60,9 +60,11 @@ class TarWriter:
         self._write(2 * header.ZERO_BLOCK)
 
 
-def _headers(entry: Entry, size: int) -> bytes:
+def header_blocks(entry: Entry) -> bytes:
+    """What stands before the content of ``entry``: its header, and an extended one when that is needed."""
     records: dict[bytes, bytes] = {}
     name = entry.name
+    size = _content_size(entry)
     if entry.type is EntryType.DIRECTORY and not name.endswith(b"/"):
         name = name + b"/" if name else b"./"
     prefix, short_name = _split(name)
@@ -96,6 +98,10 @@ def _headers(entry: Entry, size: int) -> bytes:
     )
     block = header.format_header(raw, prefix)
     return _extended(records) + block if records else block
+
+
+def _content_size(entry: Entry) -> int:
+    return entry.size if entry.type is EntryType.FILE else 0
 
 
 def _split(name: bytes) -> tuple[bytes, bytes | None]:

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import attrs
 
+from layerfs.linux.climb import DIRECTORY, Place, climb, place_of
 from layerfs.linux.copyfile import DataCopier, opened
 from layerfs.linux.xattr import HOSTS_OWN, read_at, write_at
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SOURCE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TARGET = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -28,8 +28,8 @@ _TARGET = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 def copy_tree(source: Path, target: Path) -> None:
     """Make ``target``, which must not exist, an exact copy of the directory ``source``.
 
-    Nobody may rename directories of either tree meanwhile. ``OSError`` names the path at fault; what
-    was copied until then stays.
+    ``OSError`` names the path at fault (ESTALE: somebody moved a directory meanwhile); what was copied
+    until then stays.
     """
     os.mkdir(target, 0o700)
     _Copy(source, target).run()
@@ -41,6 +41,8 @@ class _Level:
 
     name: bytes
     status: os.stat_result
+    places: tuple[Place, Place]
+    """The directory in the source and in the copy."""
     below: list[bytes]
     """Its directories that are still to be copied."""
 
@@ -58,9 +60,9 @@ class _Copy:
 
     def run(self) -> None:
         source, target = self._paths
-        self._root = os.open(target, _DIRECTORY)
+        self._root = os.open(target, DIRECTORY)
         try:
-            self._source, self._target = os.open(source, _DIRECTORY), os.dup(self._root)
+            self._source, self._target = os.open(source, DIRECTORY), os.dup(self._root)
             try:
                 self._copy_all()
             finally:
@@ -81,7 +83,7 @@ class _Copy:
                 name = level.below.pop()
                 with self._naming(name):
                     os.mkdir(name, 0o700, dir_fd=self._target)
-                    self._move(name)
+                    self._descend(name)
                 self._enter(name)
                 continue
             with self._naming(b""):
@@ -89,19 +91,25 @@ class _Copy:
             self._way.pop()
             if not self._way:
                 return
-            self._move(b"..")
+            with self._naming(b""):
+                self._climb(self._way[-1])
 
-    def _move(self, name: bytes) -> None:
-        source = os.open(name, _DIRECTORY, dir_fd=self._source)
+    def _descend(self, name: bytes) -> None:
+        self._go(os.open(name, DIRECTORY, dir_fd=self._source), os.open(name, DIRECTORY, dir_fd=self._target))
+
+    def _climb(self, above: _Level) -> None:
+        source, target = above.places
+        self._go(climb(self._source, source), climb(self._target, target))
+
+    def _go(self, source: int, target: int) -> None:
         os.close(self._source)
-        self._source = source
-        target = os.open(name, _DIRECTORY, dir_fd=self._target)
         os.close(self._target)
-        self._target = target
+        self._source, self._target = source, target
 
     def _enter(self, name: bytes) -> None:
         """Copy what is in the directory that is now open, but for its directories."""
-        level = _Level(name, os.fstat(self._source), [])
+        places = place_of(self._source), place_of(self._target)
+        level = _Level(name, os.fstat(self._source), places, [])
         self._way.append(level)
         with os.scandir(self._source) as entries:
             for entry in entries:

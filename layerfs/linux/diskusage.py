@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from layerfs.linux.climb import DIRECTORY, Place, climb, place_of
+
+_ATTEMPTS = 5
 
 
 def disk_usage(root: Path) -> tuple[int, int]:
     """Bytes of allocated blocks, and inodes, of ``root`` and everything in it, as ``du`` counts them.
 
-    A file with several names counts once. Extents that files share count for each of them.
+    A file with several names counts once. Extents that files share count for each of them. The tree may
+    be in use: what comes or goes meanwhile is counted or not.
     """
+    for _ in range(_ATTEMPTS):
+        try:
+            return _measure(root)
+        except OSError as error:
+            if error.errno not in (errno.ESTALE, errno.ENOENT) or not root.exists():
+                raise  # else a directory was moved or removed while it was looked into
+    return _measure(root)
+
+
+def _measure(root: Path) -> tuple[int, int]:
     total = _Total()
-    here = os.open(root, _DIRECTORY)
+    here = os.open(root, DIRECTORY)
     try:
         total.add(os.fstat(here))
         below = [total.add_all(here)]
-        while below:
+        way: list[Place] = []
+        while True:
             if below[-1]:
-                inner = os.open(below[-1].pop(), _DIRECTORY, dir_fd=here)
+                try:
+                    inner = os.open(below[-1].pop(), DIRECTORY, dir_fd=here)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                way.append(place_of(here))
                 below.append(total.add_all(inner))
-            else:
+            elif way:
+                inner = climb(here, way.pop())
                 below.pop()
-                if not below:
-                    break
-                inner = os.open(b"..", _DIRECTORY, dir_fd=here)
+            else:
+                return total.bytes, total.inodes
             os.close(here)
             here = inner
     finally:
         os.close(here)
-    return total.bytes, total.inodes
 
 
 class _Total:
@@ -55,7 +73,10 @@ class _Total:
         names: list[bytes] = []
         with os.scandir(directory) as entries:
             for entry in entries:
-                status = entry.stat(follow_symlinks=False)
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
                 self.add(status)
                 if stat.S_ISDIR(status.st_mode):
                     names.append(os.fsencode(entry.name))

@@ -8,6 +8,25 @@ from pathlib import Path
 from types import TracebackType
 
 
+def open_locked(path: Path, operation: int = fcntl.LOCK_EX) -> int:
+    """The file at ``path``, made if need be, open and locked by flock(2) ``operation``.
+
+    A holder may remove the file: who then gets the lock of the removed one takes that of the new one
+    instead. So such files need no sweeping.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, operation)
+            is_held = _is_at(fd, path)
+        except BaseException:
+            os.close(fd)
+            raise
+        if is_held:
+            return fd
+        os.close(fd)
+
+
 class FileLock:
     """A lock file, held from ``acquire`` (or entering) to ``release`` (or leaving).
 
@@ -15,8 +34,7 @@ class FileLock:
     file, not to the process. A forked child that keeps the descriptor keeps the lock.
 
     ``shared`` lets other shared holders in. Without ``blocking`` a lock that is taken raises
-    :class:`BlockingIOError`. ``unlink`` removes the file upon release; a waiter who was given the lock of
-    the removed file notices and takes the new one, so such names need no sweeping.
+    :class:`BlockingIOError`. ``unlink`` removes the file upon release.
     """
 
     def __init__(
@@ -28,15 +46,8 @@ class FileLock:
         self._fd: int | None = None
 
     def acquire(self) -> None:
-        while self._fd is None:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(fd, self._operation)
-                if _is_at(fd, self.path):
-                    self._fd = fd
-            finally:
-                if self._fd is None:
-                    os.close(fd)
+        if self._fd is None:
+            self._fd = open_locked(self.path, self._operation)
 
     def release(self) -> None:
         """Let go; without a lock nothing happens."""

@@ -39,13 +39,13 @@ def openat2(dir_fd: int, path: bytes, flags: int, *, resolve: int, mode: int = 0
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
 
 
-def open_beneath(dir_fd: int, path: bytes, flags: int) -> int:
+def open_beneath(dir_fd: int, path: bytes, flags: int, *, resolve: int = 0) -> int:
     """Open ``path``, a normalised name of any length (``b""``: ``dir_fd`` itself), following no link.
 
     A symbolic link on the way is ELOOP, and so is one at the end unless ``flags`` has ``O_PATH`` and
-    ``O_NOFOLLOW`` (then the link itself is opened).
+    ``O_NOFOLLOW`` (then the link itself is opened). ``resolve``: further ``RESOLVE_*`` bits.
     """
-    resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+    resolve |= RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
     here = dir_fd
     try:
         while len(path) >= _PATH_MAX:

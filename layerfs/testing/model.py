@@ -22,7 +22,7 @@ from layerfs.archive.changes import Change, ChangeKind
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.names import normalise
 from layerfs.archive.reader import TarReader
-from layerfs.archive.whiteout import META, OPAQUE, PREFIX
+from layerfs.archive.whiteout import LINKS, META, OPAQUE, PREFIX
 from layerfs.errors import EntryRefused, PathEscape, show
 from layerfs.linux.xattr import HOSTS_OWN
 
@@ -207,7 +207,7 @@ class Layer:
         if name == OPAQUE and not _is_meta(directory):
             self.opaque.add(self._make_directory(directory))
         elif _is_meta(path):
-            if entry.type is EntryType.FILE:
+            if entry.type is EntryType.FILE and path.startswith(LINKS):
                 self.pseudo_links[path] = _node(entry, content)
         elif name.startswith(PREFIX):
             self._white_out(directory, name.removeprefix(PREFIX))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -13,6 +14,7 @@ import pytest
 
 from layerfs.linux.copyfile import DataCopier
 from layerfs.linux.copytree import copy_tree
+from layerfs.linux.diskusage import disk_usage
 from layerfs.linux.removetree import remove_tree
 from layerfs.testing.entries import ACL, CAP_NET_RAW, DAY
 from layerfs.testing.model import differences, read_tree
@@ -258,3 +260,22 @@ def test_a_user_can_remove_directories_he_has_no_rights_upon(tmp_path: Path) -> 
             os._exit(0)
     os.waitpid(child, 0)
     assert not tree.exists()
+
+
+def test_the_usage_of_a_tree_in_use_can_be_measured(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    worker = os.fork()
+    if worker == 0:
+        try:
+            for number in range(3000):
+                place = tmp_path / "tree" / str(number % 7)
+                with contextlib.suppress(OSError):
+                    (place / "x").mkdir(parents=True)
+                    (place / "x" / "f").write_bytes(b"")
+                    (place / "x" / "f").unlink()
+                    (place / "x").rmdir()
+                    place.rmdir()
+        finally:
+            os._exit(0)
+    while os.waitpid(worker, os.WNOHANG) == (0, 0):
+        assert disk_usage(tmp_path / "tree")[1] >= 1

@@ -110,6 +110,12 @@ def test_links_name_what_the_layer_itself_made() -> None:
         upon_lower(hard_link(b"z", b"f"))
 
 
+@pytest.mark.parametrize("name", [b".wh..wh.aufs", b".wh..wh.orph/1", b"d/.wh..wh.plnk/1"])
+def test_of_the_files_of_aufs_only_pseudo_links_can_be_linked_to(name: bytes) -> None:
+    with pytest.raises(EntryRefused):
+        upon_lower(file(name, b"p"), hard_link(b"p", name))
+
+
 def letters(tree: Tree, below: Tree | None) -> list[str]:
     return [f"{change.kind.value} {change.path.decode()}" for change in changes(tree, below)]
 
