@@ -178,6 +178,9 @@ class ProtoDriver(Protocol):
     def put(self, id: GraphID, /) -> None:
         """Give one ``get`` back. Without one it does nothing."""
 
+    def mounted(self, id: GraphID, /) -> int:
+        """How many ``get`` are not given back; 0 also for an id that is not there."""
+
     def exists(self, id: GraphID, /) -> bool: ...
 
     def ids(self) -> Iterator[GraphID]:

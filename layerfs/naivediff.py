@@ -136,6 +136,9 @@ class NaiveDiff:
     def put(self, id: GraphID, /) -> None:
         self.proto.put(id)
 
+    def mounted(self, id: GraphID, /) -> int:
+        return self.proto.mounted(id)
+
     def exists(self, id: GraphID, /) -> bool:
         return self.proto.exists(id)
 

@@ -64,6 +64,9 @@ class DirProto:
     def put(self, id: GraphID, /) -> None:
         pass
 
+    def mounted(self, id: GraphID, /) -> int:
+        return 0  # nothing is mounted, and nobody counts
+
     def exists(self, id: GraphID, /) -> bool:
         return (self.home / id).is_dir()
 

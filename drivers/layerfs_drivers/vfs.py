@@ -113,6 +113,9 @@ class _Vfs:
         with translated(f"unmount layer {id}"):
             self._counts.put(id, target, lambda: release(target))
 
+    def mounted(self, id: GraphID, /) -> int:
+        return self._counts.count(parse_graph_id(id))
+
     def exists(self, id: GraphID, /) -> bool:
         return self._root(id).is_dir()
 

@@ -19,6 +19,7 @@ from layerfs.archive.compare import UNLISTED, is_untouched, layer_xattrs, metada
 from layerfs.archive.names import join, split
 from layerfs.errors import show
 from layerfs.linux.openat2 import open_beneath
+from layerfs.linux.opened import opened
 from layerfs.linux.xattr import read_all, read_at
 
 
@@ -52,8 +53,8 @@ def walk_changes(root: Path, parent: Path | None) -> Iterator[Change]:
     ``OSError`` with the path below the root. A name that vanishes meanwhile counts as not there.
     """
     with contextlib.ExitStack() as held:
-        new = held.enter_context(_opened_root(root))
-        old = held.enter_context(_opened_root(parent)) if parent is not None else None
+        new = held.enter_context(opened(root, _ROOT))
+        old = held.enter_context(opened(parent, _ROOT)) if parent is not None else None
         kinds = _Comparison(new, old).run()
     return iter(in_order(kinds))
 
@@ -68,9 +69,10 @@ def in_order(kinds: dict[bytes, ChangeKind]) -> list[Change]:
     return [Change(path, kinds[path]) for path in sorted(kinds, key=lambda path: path.split(b"/"))]
 
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_ROOT = os.O_RDONLY | os.O_DIRECTORY
+_DIRECTORY = _ROOT | os.O_NOFOLLOW
 # O_NONBLOCK: what was a file may have become a fifo.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 Inode = tuple[int, int]
 
@@ -220,22 +222,9 @@ def _same(new_fd: int, old_fd: int, name: bytes, new: os.stat_result, old: os.st
     if stat.S_ISLNK(new.st_mode):
         return os.readlink(name, dir_fd=new_fd) == os.readlink(name, dir_fd=old_fd)
     if stat.S_ISREG(new.st_mode) and new.st_size:
-        with _opened(name, _FILE, new_fd) as one, _opened(name, _FILE, old_fd) as two:
+        with opened(name, _FILE, dir_fd=new_fd) as one, opened(name, _FILE, dir_fd=old_fd) as two:
             return same_content(one, two)
     return True
-
-
-@contextlib.contextmanager
-def _opened(name: bytes | Path, flags: int, dir_fd: int | None = None) -> Iterator[int]:
-    fd = os.open(name, flags | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _opened_root(root: Path) -> contextlib.AbstractContextManager[int]:
-    return _opened(root, os.O_RDONLY | os.O_DIRECTORY)
 
 
 @contextlib.contextmanager

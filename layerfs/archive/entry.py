@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import stat
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -21,6 +22,20 @@ class EntryType(enum.Enum):
     BLOCKDEV = "block device"
     DIRECTORY = "directory"
     FIFO = "fifo"
+
+
+TYPE_BITS = {
+    EntryType.FILE: stat.S_IFREG,
+    EntryType.SYMLINK: stat.S_IFLNK,
+    EntryType.CHARDEV: stat.S_IFCHR,
+    EntryType.BLOCKDEV: stat.S_IFBLK,
+    EntryType.DIRECTORY: stat.S_IFDIR,
+    EntryType.FIFO: stat.S_IFIFO,
+}
+"""What ``st_mode`` says of each type; a hard link is of the type of what it names."""
+
+ENTRY_TYPES = {bits: kind for kind, bits in TYPE_BITS.items()}
+"""The reverse. It has no socket, which a tar cannot hold."""
 
 
 @attrs.frozen(slots=True)

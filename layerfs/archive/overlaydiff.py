@@ -36,9 +36,12 @@ from layerfs.archive.pack import content_size, pack
 from layerfs.archive.whiteout import WhiteoutFormat
 from layerfs.errors import NotSupported, show
 from layerfs.linux.openat2 import open_beneath
-from layerfs.linux.xattr import path_at, read_all
+from layerfs.linux.opened import opened
+from layerfs.linux.xattr import path_at, read_all, read_one
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+# O_NONBLOCK: a container may have put a fifo in the file's place.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def upper_changes(upper: Path, lower: Sequence[Path], *, whiteouts: WhiteoutFormat) -> list[Change]:
@@ -48,12 +51,9 @@ def upper_changes(upper: Path, lower: Sequence[Path], *, whiteouts: WhiteoutForm
     directory that was mounted with ``redirect_dir=on`` or ``metacopy=on`` and holds what these leave.
     """
     marks = Marks(whiteouts)
-    fd = os.open(upper, _DIRECTORY | os.O_CLOEXEC)
-    try:
+    with opened(upper, _DIRECTORY) as fd:
         comparison = _Comparison(fd, OverlayTree(lower, marks), marks)
         comparison.walk()
-    finally:
-        os.close(fd)
     return comparison.changes()
 
 
@@ -166,7 +166,7 @@ class _Comparison:
             if merges:
                 self._delete(path)
             return
-        if stat.S_ISREG(status.st_mode) and os.fsdecode(self.marks.metacopy) in _xattr_names(host):
+        if stat.S_ISREG(status.st_mode) and read_one(host, self.marks.metacopy) is not None:
             raise _left_by_another_mount(path, "metacopy=on")
         if status.st_nlink > 1:
             self.links[status.st_ino].add(path)
@@ -248,27 +248,8 @@ class _Comparison:
 
 
 def _same_content(one: bytes, two: bytes) -> bool:
-    with _content(one) as first, _content(two) as second:
+    with opened(one, _FILE) as first, opened(two, _FILE) as second:
         return same_content(first, second)
-
-
-@contextlib.contextmanager
-def _content(path: bytes) -> Iterator[int]:
-    # A container may have put a fifo in the file's place; opening one without O_NONBLOCK waits.
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _xattr_names(path: bytes) -> list[str]:
-    try:
-        return os.listxattr(path, follow_symlinks=False)
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:
-            return []
-        raise
 
 
 def _left_by_another_mount(path: bytes, option: str) -> NotSupported:

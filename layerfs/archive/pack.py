@@ -14,7 +14,7 @@ import attrs
 
 from layerfs.archive.changes import Change, ChangeKind
 from layerfs.archive.compare import layer_xattrs
-from layerfs.archive.entry import Entry, EntryType
+from layerfs.archive.entry import ENTRY_TYPES, Entry, EntryType
 from layerfs.archive.header import ZERO_BLOCK, padding
 from layerfs.archive.names import split
 from layerfs.archive.overlaymarks import Marks
@@ -24,16 +24,8 @@ from layerfs.archive.whiteout import PREFIX, WhiteoutFormat, whiteout_path
 from layerfs.archive.writer import header_blocks
 from layerfs.errors import Conflict, EntryRefused, show
 from layerfs.linux.openat2 import open_beneath
+from layerfs.linux.opened import opened
 from layerfs.linux.xattr import read_all
-
-_TYPES = {
-    stat.S_IFREG: EntryType.FILE,
-    stat.S_IFLNK: EntryType.SYMLINK,
-    stat.S_IFCHR: EntryType.CHARDEV,
-    stat.S_IFBLK: EntryType.BLOCKDEV,
-    stat.S_IFDIR: EntryType.DIRECTORY,
-    stat.S_IFIFO: EntryType.FIFO,
-}
 
 
 def pack(
@@ -116,12 +108,9 @@ class _Source:
 
 @contextlib.contextmanager
 def _opened_source(root: Path, unescape: WhiteoutFormat | None, lower: Sequence[Path]) -> Iterator[_Source]:
-    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        below = OverlayTree(lower, Marks(unescape)) if lower and unescape is not None else None
+    below = OverlayTree(lower, Marks(unescape)) if lower and unescape is not None else None
+    with opened(root, os.O_PATH | os.O_DIRECTORY) as fd:
         yield _Source(fd, unescape, below)
-    finally:
-        os.close(fd)
 
 
 def _blocks(
@@ -160,7 +149,7 @@ def _one(
     status: os.stat_result,
     first_names: dict[tuple[int, int], bytes],
 ) -> Iterator[bytes]:
-    kind = _TYPES[stat.S_IFMT(status.st_mode)]
+    kind = ENTRY_TYPES[stat.S_IFMT(status.st_mode)]
     linkname = b""
     if kind is not EntryType.DIRECTORY and status.st_nlink > 1:
         first = first_names.setdefault((status.st_dev, status.st_ino), path)
@@ -190,8 +179,7 @@ def _one(
 def _content(fd: int, path: bytes, size: int) -> Iterator[bytes]:
     """The first ``size`` bytes, padded to a block."""
     # An O_PATH descriptor cannot be read; its magic link leads to the very inode.
-    content = os.open(b"/proc/self/fd/%d" % fd, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with opened(b"/proc/self/fd/%d" % fd, os.O_RDONLY) as content:
         left = size
         while left:
             data = os.read(content, min(CHUNK, left))
@@ -201,7 +189,5 @@ def _content(fd: int, path: bytes, size: int) -> Iterator[bytes]:
                 )
             left -= len(data)
             yield data
-    finally:
-        os.close(content)
     if rest := padding(size):
         yield bytes(rest)

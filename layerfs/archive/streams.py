@@ -83,9 +83,3 @@ def coalesced(pieces: Iterator[bytes], size: int = CHUNK // 4) -> Iterator[bytes
             length = 0
     if held:
         yield b"".join(held)
-
-
-def drain(stream: io.BufferedIOBase | io.BufferedReader) -> None:
-    """Read a stream to its end, keeping nothing."""
-    while stream.read(CHUNK):
-        pass

@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -26,7 +25,7 @@ import attrs
 from layerfs.archive.attributes import refused, remove_xattrs, restore, restore_at
 from layerfs.archive.content import write_content
 from layerfs.archive.dirfds import TRIES, DirectoryFds
-from layerfs.archive.entry import Entry, EntryType
+from layerfs.archive.entry import TYPE_BITS, Entry, EntryType
 from layerfs.archive.layertree import Directory, Leaf, climbed, followed, leaves, path_of
 from layerfs.archive.names import PATH_MAX, link_target, normalise, split
 from layerfs.archive.reader import TarReader
@@ -272,7 +271,7 @@ class _Unpacking:
             if entry.type is EntryType.SYMLINK:
                 os.symlink(entry.linkname, name, dir_fd=dir_fd)
             else:
-                os.mknod(name, _TYPE_BITS[entry.type] | 0o600, os.makedev(*device), dir_fd=dir_fd)
+                os.mknod(name, TYPE_BITS[entry.type] | 0o600, os.makedev(*device), dir_fd=dir_fd)
 
         if name in parent.children:
             self._replace(parent.children[name])
@@ -345,13 +344,6 @@ class _Unpacking:
         with os.fdopen(fd, "rb") as content:
             self.displaced(leaf.number, content)
         leaf.number = None
-
-
-_TYPE_BITS = {
-    EntryType.CHARDEV: stat.S_IFCHR,
-    EntryType.BLOCKDEV: stat.S_IFBLK,
-    EntryType.FIFO: stat.S_IFIFO,
-}
 
 
 def _private_name() -> bytes:

@@ -13,7 +13,6 @@ from layerfs.errors import InvalidInput, InvalidOption, NotFound, translated
 from layerfs.values import frozen
 
 if TYPE_CHECKING:
-    from layerfs.mountcount import MountCount
     from layerfs.store.store import Store
 
 
@@ -70,13 +69,6 @@ class Session:
                 hint="'layerfs load' makes one; --root or LAYERFS_ROOT names another place",
             )
         return open_store(self.root, runroot=self.runroot, driver=self.driver, options=self.options)
-
-    def mount_counts(self, store: Store) -> MountCount:
-        """How often each layer is mounted, by the id that the driver knows it by. The drivers that come
-        with layerfs keep it there; for another one every count may be 0."""
-        from layerfs.mountcount import MountCount
-
-        return MountCount(self.runroot / store.driver.name / "counts")
 
 
 def _option(text: str) -> tuple[str, str]:

@@ -46,8 +46,7 @@ def _list_arguments(parser: Parser) -> None:
 
 def _list(session: Session, args: argparse.Namespace) -> int:
     with session.store() as store:
-        counts = session.mount_counts(store)
-        containers = [(info, counts.count(info.mount_id)) for info in store.rw_layers()]
+        containers = [(info, store.driver.mounted(info.mount_id)) for info in store.rw_layers()]
         images = _names_of_images(store)
     if args.json:
         output.json_document([{**output.fields(info), "mounts": mounts} for info, mounts in containers])

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from layerfs.cli import output
+from layerfs.ids import GraphID
 from layerfs.linux.mountinfo import holders, mounts_below
 from layerfs.linux.userns import has_capability
 
 if TYPE_CHECKING:
     from layerfs.errors import LayerfsError
-    from layerfs.mountcount import MountCount
     from layerfs.registry import Probe
     from layerfs.store.store import Store
 
@@ -103,13 +103,13 @@ def of_store(store: Store) -> Iterator[Finding]:
         )
 
 
-def of_mounts(store: Store, runroot: Path, counts: MountCount) -> Iterator[Finding]:
+def of_mounts(store: Store, runroot: Path) -> Iterator[Finding]:
     """Mounts and their counts, and who holds them."""
     owners = _owners(store)
     mounted = _mounted(runroot, owners)
     for id, place in sorted(mounted.items()):
         owner = owners.get(id)
-        count = counts.count(id)
+        count = store.driver.mounted(GraphID(id))
         if not count:
             what = owner or "a layer that the store does not know"
             yield Finding(
@@ -122,14 +122,6 @@ def of_mounts(store: Store, runroot: Path, counts: MountCount) -> Iterator[Findi
             yield Finding(Level.NOTE, "mounts", f"a layer of another store is mounted at {place}")
         else:
             yield Finding(Level.NOTE, "mounts", _in_use(owner, place, count))
-    for id in _counted(counts):
-        if id in owners and id not in mounted:
-            yield Finding(
-                Level.NOTE,
-                "mounts",
-                f"{owners[id]} is counted as mounted but is not: somebody unmounted it by hand",
-                "nothing to do: the next mount counts afresh",
-            )
 
 
 def _mounted(runroot: Path, known: Collection[str]) -> dict[str, Path]:
@@ -145,13 +137,6 @@ def _mounted(runroot: Path, known: Collection[str]) -> dict[str, Path]:
         if ids and ids[0] == place.name:
             places[place.name] = place
     return places
-
-
-def _counted(counts: MountCount) -> list[str]:
-    try:
-        return sorted(os.listdir(counts.directory))
-    except FileNotFoundError:
-        return []
 
 
 def _in_use(owner: str, place: Path, count: int) -> str:

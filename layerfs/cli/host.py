@@ -138,7 +138,7 @@ def _findings(session: Session) -> Iterator[Finding]:
         with session.store() as store:
             yield from diagnosis.of_driver(store)
             yield from diagnosis.of_store(store)
-            yield from diagnosis.of_mounts(store, session.runroot, session.mount_counts(store))
+            yield from diagnosis.of_mounts(store, session.runroot)
     except LayerfsError as error:
         yield diagnosis.of_error(error)
 

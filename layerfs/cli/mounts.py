@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from layerfs.cli import names, output
 from layerfs.cli.command import Command, Parser, Session
+from layerfs.errors import NotFound
 from layerfs.values import frozen
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ def _umount(session: Session, args: argparse.Namespace) -> int:
 
     with session.store() as store:
         thing = _mountable(store, args.name)
+        mounted = store.driver.mounted(thing.id)
         Targets(session.runroot, thing.id).unbind()
+        if not mounted:
+            raise NotFound(f"{args.name} is not mounted", hint="'layerfs containers' lists the mounts")
         thing.umount()
     return 0
 

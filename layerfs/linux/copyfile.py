@@ -7,7 +7,6 @@ Three ways, from cheap to dear: ``FICLONE`` shares the extents (ioctl_ficlone(2)
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -107,18 +106,3 @@ def _read_and_write(source: int, target: int, start: int, end: int) -> None:
             written = os.pwrite(target, view, start)
             view = view[written:]
             start += written
-
-
-def copy_data(source: int, target: int, size: int) -> None:
-    """One :meth:`DataCopier.copy` that remembers nothing."""
-    DataCopier().copy(source, target, size)
-
-
-@contextlib.contextmanager
-def opened(name: bytes, flags: int, dir_fd: int | None = None, mode: int = 0o600) -> Iterator[int]:
-    """A file descriptor for the time of a block."""
-    fd = os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=dir_fd)
-    try:
-        yield fd
-    finally:
-        os.close(fd)

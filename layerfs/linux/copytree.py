@@ -9,7 +9,6 @@ chattr(1), and the host's own xattrs (:data:`~layerfs.linux.xattr.HOSTS_OWN`).
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -18,8 +17,9 @@ from pathlib import Path
 import attrs
 
 from layerfs.linux.climb import DIRECTORY, Place, climb, place_of
-from layerfs.linux.copyfile import DataCopier, opened
-from layerfs.linux.xattr import HOSTS_OWN, read_at, write_at
+from layerfs.linux.copyfile import DataCopier
+from layerfs.linux.opened import opened
+from layerfs.linux.xattr import HOSTS_OWN, path_at, read_all, write_at
 
 _SOURCE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TARGET = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -121,7 +121,7 @@ class _Copy:
                         self._copy_file(child)
 
     def _finish(self, level: _Level) -> None:
-        _dress(self._target, _read_xattrs(self._source), level.status)
+        _dress(self._target, _xattrs(self._source), level.status)
         os.utime(self._target, ns=(level.status.st_atime_ns, level.status.st_mtime_ns))
 
     def _copy_file(self, name: bytes) -> None:
@@ -140,12 +140,12 @@ class _Copy:
 
     def _copy_regular(self, name: bytes) -> None:
         with (
-            opened(name, _SOURCE, self._source) as source,
-            opened(name, _TARGET, self._target) as target,
+            opened(name, _SOURCE, dir_fd=self._source) as source,
+            opened(name, _TARGET, dir_fd=self._target) as target,
         ):
             status = os.fstat(source)
             self._data.copy(source, target, status.st_size)
-            _dress(target, _read_xattrs(source), status)
+            _dress(target, _xattrs(source), status)
             os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     def _copy_special(self, name: bytes, status: os.stat_result) -> None:
@@ -154,9 +154,7 @@ class _Copy:
         else:
             os.mknod(name, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev, dir_fd=self._target)
         os.chown(name, status.st_uid, status.st_gid, dir_fd=self._target, follow_symlinks=False)
-        xattrs = {n: v for n, v in read_at(self._source, name).items() if n not in HOSTS_OWN}
-        if xattrs:
-            write_at(self._target, name, xattrs)
+        write_at(self._target, name, _xattrs(path_at(self._source, name)))
         if not stat.S_ISLNK(status.st_mode):
             os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=self._target)
         times = (status.st_atime_ns, status.st_mtime_ns)
@@ -175,17 +173,11 @@ class _Copy:
             raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _read_xattrs(fd: int) -> dict[str, bytes]:
-    try:
-        names = os.listxattr(fd)
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:
-            return {}
-        raise
-    return {name: os.getxattr(fd, name) for name in names if os.fsencode(name) not in HOSTS_OWN}
+def _xattrs(file: int | bytes) -> dict[bytes, bytes]:
+    return {name: value for name, value in read_all(file).items() if name not in HOSTS_OWN}
 
 
-def _dress(fd: int, xattrs: dict[str, bytes], status: os.stat_result) -> None:
+def _dress(fd: int, xattrs: dict[bytes, bytes], status: os.stat_result) -> None:
     """Give the file owner, xattrs and mode, in the only order that works.
 
     chown(2) clears setuid and removes ``security.capability``; an ACL changes the mode and must meet the

@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Protocol
 
 from layerfs.linux.mountinfo import is_mount
-from layerfs.linux.syscall import call, failure
+from layerfs.linux.opened import opened
+from layerfs.linux.syscall import AT_FDCWD, call, failure
 
-AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 CLONE_FS = 0x200
@@ -58,6 +58,8 @@ _FLAGS = {
     "noatime": (0x400, 0x10),
     "relatime": (0x200000, 0),
 }
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY
 
 _LONGEST_STRING = 255
 """fsconfig(2) takes no longer string value (fs/fsopen.c)."""
@@ -224,7 +226,7 @@ def _short(path: str) -> Iterator[str]:
     if len(os.fsencode(path)) + path.count("\\") <= _LONGEST_STRING:
         yield path
         return
-    with _directory(path) as fd:
+    with opened(path, _DIRECTORY) as fd:
         yield f"/proc/self/fd/{fd}"
 
 
@@ -282,15 +284,6 @@ def _attach(mount: int, target: Path) -> None:
     call("move_mount", mount, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH, path=target)
 
 
-@contextlib.contextmanager
-def _directory(path: str) -> Iterator[int]:
-    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 # mount(2): one string of at most a page for all options
 
 
@@ -311,10 +304,10 @@ def _overlay_by_fd(source: str, options: Sequence[str], target: Path) -> None:
     for this, and no path can need an escape. ``/proc/mounts`` shows the numbers.
     """
     overlay = _Overlay(options)
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as held:
 
         def number(path: str) -> str:
-            return str(opened.enter_context(_directory(path)))
+            return str(held.enter_context(opened(path, _DIRECTORY)))
 
         numbered = ["lowerdir=" + ":".join(number(path) for path in overlay.lower)]
         numbered += [f"{key}={number(path)}" for key, path in overlay.directories.items()]

@@ -13,10 +13,10 @@ import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from layerfs.linux.syscall import call
+from layerfs.linux.opened import opened
+from layerfs.linux.syscall import AT_FDCWD, call
 from layerfs.values import frozen
 
-AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_NO_AUTOMOUNT = 0x800
 AT_STATX_DONT_SYNC = 0x4000
@@ -73,11 +73,8 @@ def mounts() -> list[MountEntry]:
 
 def mount_of(path: Path) -> MountEntry:
     """The mount that ``path``, which must exist, lies on."""
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
+    with opened(path, os.O_PATH) as fd:
         info = Path(f"/proc/self/fdinfo/{fd}").read_text()
-    finally:
-        os.close(fd)
     mount_id = int(info.partition("mnt_id:")[2].split(maxsplit=1)[0])
     return next(entry for entry in mounts() if entry.mount_id == mount_id)
 

@@ -23,13 +23,13 @@ class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
-def openat2(dir_fd: int, path: bytes, flags: int, *, resolve: int, mode: int = 0) -> int:
+def openat2(dir_fd: int, path: bytes, flags: int, *, resolve: int) -> int:
     """Open ``path`` relative to ``dir_fd`` as the ``RESOLVE_*`` bits allow; the new fd is close-on-exec.
 
-    EXDEV: the path would leave ``dir_fd``; ELOOP: a link that ``resolve`` forbids. EAGAIN (a rename or
+    Nothing is made. EXDEV: the path would leave ``dir_fd``; ELOOP: a link that ``resolve`` forbids. EAGAIN (a rename or
     mount elsewhere raced with ``..``, see openat2(2)) is tried again.
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=resolve)
     for _ in range(_RETRIES):
         try:
             return call("openat2", dir_fd, path, how, ctypes.sizeof(how), path=path)

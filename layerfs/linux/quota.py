@@ -29,6 +29,7 @@ from pathlib import Path
 import attrs
 
 from layerfs.linux.mountinfo import MountEntry, mount_of
+from layerfs.linux.opened import opened
 from layerfs.linux.syscall import call, failure
 from layerfs.linux.userns import has_capability, in_user_namespace
 
@@ -48,6 +49,8 @@ FS_DQUOT_VERSION = 1
 FS_PROJ_QUOTA = 2
 FS_DQ_IHARD = 0x2
 FS_DQ_BHARD = 0x8
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 _BLOCK = 512
 """Bytes in a block of struct fs_disk_quota, on every file system."""
@@ -113,13 +116,13 @@ def assign(home: Path, directory: Path, *, size: int | None, inodes: int | None)
 
 def project_of(directory: Path) -> int:
     """The project of ``directory``; 0: none."""
-    with _opened(directory) as fd:
+    with opened(directory, _DIRECTORY) as fd:
         return _attributes(fd, directory)[3]
 
 
 def set_project(directory: Path, project: int) -> None:
     """Put ``directory``, and what will be made below it, into ``project``; 0: into none."""
-    with _opened(directory) as fd:
+    with opened(directory, _DIRECTORY) as fd:
         flags, extsize, extents, _, cowextsize = _attributes(fd, directory)
         flags = flags | FS_XFLAG_PROJINHERIT if project else flags & ~FS_XFLAG_PROJINHERIT
         wanted = _FSXATTR.pack(flags, extsize, extents, project, cowextsize)
@@ -183,7 +186,7 @@ def _free_project(home: Path) -> int:
 
 @contextlib.contextmanager
 def _only_one(home: Path) -> Iterator[None]:
-    with _opened(home) as fd:
+    with opened(home, _DIRECTORY) as fd:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
 
@@ -245,7 +248,7 @@ def _quotactl(path: Path, command: int, project: int, buffer: ctypes.Array[ctype
     if not _has_quotactl_fd():
         _quotactl_by_device(path, command, project, buffer)
         return
-    with _opened(path) as fd:
+    with opened(path, _DIRECTORY) as fd:
         call("quotactl_fd", fd, command, project, buffer, path=path)
 
 
@@ -273,15 +276,6 @@ def _quotactl_by_device(path: Path, command: int, project: int, buffer: ctypes.A
         node.unlink()
     try:
         call("quotactl", command, f"/proc/self/fd/{fd}".encode(), project, buffer, path=path)
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[int]:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
     finally:
         os.close(fd)
 

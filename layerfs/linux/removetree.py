@@ -15,6 +15,7 @@ from types import TracebackType
 
 from layerfs.linux.chmod import chmod_at
 from layerfs.linux.openat2 import RESOLVE_NO_XDEV, open_beneath
+from layerfs.linux.opened import opened
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -25,15 +26,12 @@ _MOST_OPEN = 32
 def remove_tree(path: Path) -> None:
     """Remove ``path`` and everything in it, as :func:`remove_at` does. ``OSError`` names ``path``."""
     try:
-        parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        with opened(path.parent, os.O_PATH | os.O_DIRECTORY) as parent:
+            remove_at(parent, os.fsencode(path.name))
     except FileNotFoundError:
-        return
-    try:
-        remove_at(parent, os.fsencode(path.name))
+        return  # the directory above is not there either
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        os.close(parent)
 
 
 def remove_at(dir_fd: int, name: bytes) -> None:
@@ -108,7 +106,7 @@ class _Descent:
         return name
 
     def _reopen(self) -> None:
-        """Open the last directories of the way again. FileNotFoundError when the way is not there any more."""
+        """Open the last directories of the way again. FileNotFoundError when it is not there any more."""
         first = max(0, len(self._names) - _MOST_OPEN)
         self._push(_open(self._top, b"/".join(self._names[: first + 1])))
         for name in self._names[first + 1 :]:

@@ -11,6 +11,9 @@ Argument = int | bytes | ctypes.Array[ctypes.c_char] | ctypes.Structure | None
 
 PathLike = str | bytes | os.PathLike[str]
 
+AT_FDCWD = -100
+"""In the place of a directory descriptor: relative to the working directory."""
+
 # From 424 on a call has the same number on every architecture but alpha (Linux 5.1). Older calls
 # are reached through their libc function, which knows the number.
 _NUMBERS = {

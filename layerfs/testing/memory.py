@@ -78,6 +78,10 @@ class MemoryDriver:
             self._layers.pop(id, None)
             remove_tree(self._scratch / "described" / parse_graph_id(id))
 
+    def mounted(self, id: GraphID, /) -> int:
+        kept = self._layers.get(id)
+        return kept.count if kept is not None else 0
+
     def exists(self, id: GraphID, /) -> bool:
         return id in self._layers
 

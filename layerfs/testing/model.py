@@ -19,7 +19,7 @@ from typing import BinaryIO
 import attrs
 
 from layerfs.archive.changes import Change, ChangeKind
-from layerfs.archive.entry import Entry, EntryType
+from layerfs.archive.entry import ENTRY_TYPES, TYPE_BITS, Entry, EntryType
 from layerfs.archive.names import normalise
 from layerfs.archive.reader import TarReader
 from layerfs.archive.whiteout import LINKS, META, OPAQUE, PREFIX
@@ -30,16 +30,6 @@ Item = tuple[Entry, bytes]
 """An entry of a tar and its content."""
 
 _MOST_LINKS = 40  # as the kernel: path_resolution(7)
-
-_TYPE_BITS = {
-    EntryType.FILE: stat.S_IFREG,
-    EntryType.SYMLINK: stat.S_IFLNK,
-    EntryType.CHARDEV: stat.S_IFCHR,
-    EntryType.BLOCKDEV: stat.S_IFBLK,
-    EntryType.DIRECTORY: stat.S_IFDIR,
-    EntryType.FIFO: stat.S_IFIFO,
-}
-_ENTRY_TYPE = {bits: kind for kind, bits in _TYPE_BITS.items()}
 
 
 @attrs.frozen
@@ -312,7 +302,7 @@ def _is_meta(path: bytes) -> bool:
 
 def _node(entry: Entry, content: bytes) -> Node:
     return Node(
-        mode=_TYPE_BITS[entry.type] | entry.mode
+        mode=TYPE_BITS[entry.type] | entry.mode
         if entry.type is not EntryType.SYMLINK
         else stat.S_IFLNK | 0o777,
         uid=entry.uid,
@@ -378,7 +368,7 @@ def _whiteout(name: bytes) -> Entry:
 
 
 def _item(path: bytes, node: Node, first: bytes) -> Item:
-    kind = _ENTRY_TYPE[stat.S_IFMT(node.mode)] if path == first else EntryType.HARDLINK
+    kind = ENTRY_TYPES[stat.S_IFMT(node.mode)] if path == first else EntryType.HARDLINK
     entry = Entry(
         name=(path or b".") + b"/" if node.is_directory else path,
         type=kind,

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from layerfs.archive.compression import open_decompressed
 
 from layerfs import Store, load, open_store
+from layerfs.archive.compression import open_decompressed
 from layerfs.testing.model import read_tree
 from tests.require import need
 

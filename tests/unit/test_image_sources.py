@@ -16,7 +16,8 @@ from typing import BinaryIO
 import pytest
 import zstandard
 
-from layerfs.errors import BadData, CompressionError, ImageError, TruncatedArchive
+from layerfs.archive.reader import MAX_TRAILING
+from layerfs.errors import ArchiveTooLarge, BadData, CompressionError, ImageError, TruncatedArchive
 from layerfs.image.directory import DirectorySource
 from layerfs.image.fields import MAX_JSON
 from layerfs.image.opening import open_source
@@ -73,6 +74,17 @@ def test_a_pipe_is_spooled(tmp_path: Path, packing: str) -> None:
         assert contents(source) == expected()
     thread.join()
     assert os.listdir(tmp_path) == []
+
+
+def test_endless_zeros_behind_the_end_are_not_spooled(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(zipped(tar_of(FILES)) + zipped(bytes(MAX_TRAILING + 1)))
+    with (
+        pytest.raises(ArchiveTooLarge, match=r"image: more than \d+ bytes after its end"),
+        open_source(path, tmp_path, silent),
+    ):
+        pass
+    assert os.listdir(tmp_path) == ["image"]
 
 
 def test_a_stream_is_read_from_where_it_stands(tmp_path: Path) -> None:

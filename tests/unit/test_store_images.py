@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +52,27 @@ def test_it_outlives_the_process(tmp_path: Path) -> None:
         store.add_image(record, ["a:1"])
     with open_store(tmp_path) as store:
         assert store.image("a:1") == record
+
+
+def test_an_image_that_others_remove_meanwhile_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with open_store(tmp_path) as ours, open_store(tmp_path) as theirs:
+        record = image(ours)
+        done = threading.Event()
+
+        def come_and_go() -> None:
+            for _ in range(300):
+                theirs.add_image(record, ["a:1"])
+                theirs.remove_image(record.id)
+            done.set()
+
+        thread = threading.Thread(target=come_and_go)
+        thread.start()
+        while not done.is_set():
+            with contextlib.suppress(ImageNotFound):
+                assert all(info.layers == record.layers for info in ours.images())
+                assert ours.image_info(record.id).layers == record.layers
+                assert ours.image(record.id) == record
+        thread.join()
 
 
 def test_adding_it_again_adds_names_and_keeps_how_layers_were_shipped(store: Store) -> None:

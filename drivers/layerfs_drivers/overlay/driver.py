@@ -35,7 +35,7 @@ from layerfs.errors import (
     show,
     translated,
 )
-from layerfs.ids import GraphID
+from layerfs.ids import GraphID, parse_graph_id
 from layerfs.linux.mount import perform_all, release, takes_single_layers
 from layerfs.linux.mountinfo import holders, mounts_below
 from layerfs.linux.userns import in_user_namespace
@@ -147,6 +147,9 @@ class OverlayDriver:
             # No layer any more, so what cannot be removed now does no harm; the next open tries again.
             with contextlib.suppress(OSError):
                 self._limits.remove(leftover)
+
+    def mounted(self, id: GraphID, /) -> int:
+        return self._counts.count(parse_graph_id(id))
 
     def exists(self, id: GraphID, /) -> bool:
         return self.layout.exists(id)

@@ -44,11 +44,14 @@ class Mounting(Base):
             assert (root / "etc" / "new").read_bytes() == b"kept"
 
     def test_get_answers_the_same_path_until_the_last_put(self, driver: Driver, pair: None) -> None:
+        assert driver.mounted(TOP) == 0
         first = driver.get(TOP)
         assert driver.get(TOP) == first
         assert driver.get(TOP, read_only=True) == first
+        assert driver.mounted(TOP) == 3
         driver.put(TOP)
         driver.put(TOP)
+        assert driver.mounted(TOP) == 1
         (first / "still").write_bytes(b"writable")
         with pytest.raises(MountBusy):
             driver.remove(TOP)

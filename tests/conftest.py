@@ -1,0 +1,25 @@
+"""What every test leaves behind is taken away, also when it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from layerfs.linux.mount import umount
+from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.removetree import remove_tree
+
+
+@pytest.fixture(autouse=True)
+def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Mounts below ``tmp_path`` first, then the tree: some are deeper than pytest itself can remove."""
+    if "tmp_path" not in request.fixturenames:
+        yield
+        return
+    scratch: Path = request.getfixturevalue("tmp_path")
+    yield
+    for entry in reversed(list(mounts_below(scratch))):
+        umount(Path(entry.mount_point.decode("utf-8", "surrogateescape")), lazy=True)
+    remove_tree(scratch)
