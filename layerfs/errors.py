@@ -52,6 +52,10 @@ from pathlib import Path
 from typing import ClassVar
 
 
+_LONGEST = 5000
+"""Characters of a message about bytes from outside: any path that Linux takes, and the reason."""
+
+
 class LayerfsError(Exception):
     """The root of the tree."""
 
@@ -150,7 +154,12 @@ class DepthExceeded(NotSupported):
 
 
 class BadData(LayerfsError):
+    """The message is cut in its middle when it is long: bytes from outside may hold names of megabytes."""
+
     exit_code = 6
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(_shortened(message), hint=hint)
 
 
 class ArchiveError(BadData):
@@ -255,6 +264,13 @@ def from_os_error(error: OSError, doing: str) -> SystemFailure:
     where = f" ({' -> '.join(names)})" if names else ""
     kind = _BY_ERRNO.get(number, SystemFailure)
     return kind(f"cannot {doing}: {reason}{where}", errno=number)
+
+
+def _shortened(text: str) -> str:
+    left_out = len(text) - _LONGEST
+    if left_out <= 0:
+        return text
+    return f"{text[: _LONGEST // 2]} [... {left_out} characters ...] {text[-_LONGEST // 2 :]}"
 
 
 @contextlib.contextmanager

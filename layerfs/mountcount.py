@@ -127,12 +127,6 @@ class MountCount:
             os.close(fd)
         return record.count if record is not None and is_mount(record.target) else 0
 
-    def mounted_ids(self) -> list[str]:
-        """The ids whose count is above 0, sorted."""
-        with contextlib.suppress(FileNotFoundError):
-            return sorted(id for id in os.listdir(self.directory) if self.count(id))
-        return []
-
     @contextlib.contextmanager
     def unused(self, id: str, target: Path) -> Iterator[None]:
         """Hold off every ``get`` of ``id`` while the block removes it.
@@ -168,8 +162,8 @@ class MountCount:
 
 
 def _current(fd: int, target: Path) -> _Record | None:
-    """The record as far as the kernel bears it out; None when nothing is mounted, which after a
-    process that was killed half-way is made so."""
+    """The record as far as the kernel bears it out; None when nothing is mounted. What a process that was
+    killed half-way left mounted is unmounted first."""
     if not is_mount(target):
         return None
     record = _Record.read(fd)

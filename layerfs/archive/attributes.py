@@ -13,6 +13,7 @@ from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.whiteout import WhiteoutFormat, escape_xattr
 from layerfs.errors import ArchiveError, EntryRefused, SystemFailure, from_os_error, show
 from layerfs.linux.chmod import chmod_at
+from layerfs.linux.userns import in_user_namespace
 from layerfs.linux.xattr import HOSTS_OWN, path_at
 
 DEFAULT_ACL = b"system.posix_acl_default"
@@ -45,13 +46,15 @@ _UNPRIVILEGED = (
     "run as root, or in a user namespace that maps the layer's ids (unshare --map-auto --map-root-user)"
 )
 
+_HOST_ONLY = "only root of the host may do this, not root in a user namespace: load the image as that"
+
 
 def restore(fd: int, entry: Entry, whiteouts: WhiteoutFormat) -> None:
     """Give the open file or directory its owner, mode, xattrs and times. Further xattrs stay."""
     try:
         os.fchown(fd, entry.uid, entry.gid)
-    except PermissionError as error:
-        raise _owner_refused(entry) from error
+    except OSError as error:
+        raise _owner_refused(entry, error) from error
     os.fchmod(fd, entry.mode)
     if entry.xattrs:
         _set_xattrs(fd, entry, whiteouts)
@@ -62,8 +65,8 @@ def restore_at(dir_fd: int, name: bytes, entry: Entry, whiteouts: WhiteoutFormat
     """The same for what must not be opened: symlinks, devices, fifos."""
     try:
         os.chown(name, entry.uid, entry.gid, dir_fd=dir_fd, follow_symlinks=False)
-    except PermissionError as error:
-        raise _owner_refused(entry) from error
+    except OSError as error:
+        raise _owner_refused(entry, error) from error
     if entry.type is not EntryType.SYMLINK:
         chmod_at(dir_fd, name, entry.mode)
     if entry.xattrs:
@@ -82,16 +85,24 @@ def refused(name: bytes, error: OSError) -> ArchiveError | SystemFailure:
     """``error``, which met the entry ``name``, as what layerfs raises."""
     if error.errno not in _ENTRY_AT_FAULT:
         return from_os_error(error, f"unpack {show(name)}")
-    hint = _UNPRIVILEGED if error.errno == errno.EPERM and os.geteuid() != 0 else ""
+    hint = _mend() if error.errno == errno.EPERM else ""
     return EntryRefused(f"cannot be made: {error.strerror}", entry=name, hint=hint)
 
 
-def _owner_refused(entry: Entry) -> EntryRefused:
+def _owner_refused(entry: Entry, error: OSError) -> EntryRefused | OSError:
+    """EINVAL is what chown says of an id that the user namespace does not map."""
+    if error.errno not in (errno.EPERM, errno.EINVAL):
+        return error
     return EntryRefused(
-        f"cannot be given to {entry.uid}:{entry.gid}: Operation not permitted",
-        entry=entry.name,
-        hint=_UNPRIVILEGED,
+        f"cannot be given to {entry.uid}:{entry.gid}: {error.strerror}", entry=entry.name, hint=_UNPRIVILEGED
     )
+
+
+def _mend() -> str:
+    """What helps against EPERM, when anything does."""
+    if in_user_namespace():
+        return _HOST_ONLY
+    return _UNPRIVILEGED if os.geteuid() != 0 else ""
 
 
 def _set_xattrs(file: int | bytes, entry: Entry, whiteouts: WhiteoutFormat) -> None:
@@ -107,15 +118,13 @@ def _set_xattrs(file: int | bytes, entry: Entry, whiteouts: WhiteoutFormat) -> N
             # ext4 says ENOSPC of a value that does not fit beside the others, full disk or not.
             if error.errno not in _ENTRY_AT_FAULT and not (error.errno == errno.ENOSPC and _has_room(file)):
                 raise
+            full = error.errno == errno.ENOSPC
+            reason = "more than the file system takes for one file" if full else error.strerror
             raise EntryRefused(
-                f"xattr {show(name)} cannot be set: {error.strerror}",
+                f"xattr {show(name)} cannot be set: {reason}",
                 entry=entry.name,
-                hint=_xattr_hint(name),
+                hint=_mend() if error.errno == errno.EPERM else "",
             ) from error
-
-
-def _xattr_hint(name: bytes) -> str:
-    return "trusted.* takes root over the host" if name.startswith(b"trusted.") and os.geteuid() != 0 else ""
 
 
 def _has_room(file: int | bytes) -> bool:

@@ -127,9 +127,8 @@ def followed(link: Leaf, pending: list[bytes], links: int, entry: bytes) -> Dire
     """
     target = link.target or b""
     if target.startswith(b"/") or links > _MOST_LINKS:
-        why = "an absolute" if target.startswith(b"/") else "one too many"
-        shown = f"{show(path_of(link))} -> {show(target)}"
-        raise PathEscape(f"leads through {why} symbolic link, {shown}", entry=entry)
+        why = "an absolute symbolic link," if target.startswith(b"/") else "too many symbolic links, at last"
+        raise PathEscape(f"leads through {why} {show(path_of(link))} -> {show(target)}", entry=entry)
     pending.extend(part for part in reversed(target.split(b"/")) if part not in (b"", b"."))
     return link.parent
 

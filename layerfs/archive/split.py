@@ -33,6 +33,7 @@ import hashlib
 import io
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO, BinaryIO
 
 import attrs
@@ -100,20 +101,21 @@ class Recorder(io.BufferedReader):
     """The same tar, readable once, recorded as it is read.
 
     ``record`` is only written to, all of it by :meth:`finish`; until then the steps are kept apart, on disk
-    when they are many. What is wrong with the tar surfaces from ``read`` as an
+    when they are many, in unnamed files in ``scratch`` (None: where temporary files go). What is wrong with the tar surfaces from ``read`` as an
     :class:`~layerfs.errors.ArchiveError`. Neither ``tar`` nor ``record`` is closed.
     """
 
-    def __init__(self, tar: BinaryIO, record: BinaryIO) -> None:
+    def __init__(self, tar: BinaryIO, record: BinaryIO, *, scratch: Path | None = None) -> None:
         self._hash = hashlib.sha256()
         self._tar_size = 0
         self._reader = TarReader(iter_stream(self._hashed(tar)))
         self._record = record
-        self._steps = _StepSpool()
+        self._scratch = scratch
+        self._steps = _StepSpool(scratch)
         self._links = _Symlinks()
         self._segments: dict[int, Segments] = {}
         self._segment_count = 0
-        self._displaced = _Displaced()
+        self._displaced = _Displaced(scratch)
         super().__init__(PulledBytes(self._recorded()), CHUNK)
 
     def displaced(self, number: int, content: BinaryIO) -> None:
@@ -196,7 +198,7 @@ class Recorder(io.BufferedReader):
 
     def _inline_displaced(self) -> None:
         """Put displaced content where the steps of its files are, which keeps records readable in one go."""
-        old, self._steps = self._steps, _StepSpool()
+        old, self._steps = self._steps, _StepSpool(self._scratch)
         with old:
             for step in _steps(open_decompressed(iter_stream(old.compressed()))):
                 if isinstance(step, bytes):
@@ -212,7 +214,8 @@ class Recorder(io.BufferedReader):
 class _Displaced:
     """Contents that no file holds any more, in one temporary file."""
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Path | None) -> None:
+        self._scratch = scratch
         self._places: dict[int, tuple[int, int]] = {}
         self._file: IO[bytes] | None = None
 
@@ -228,7 +231,7 @@ class _Displaced:
         if number in self._places:
             return
         if self._file is None:
-            self._file = tempfile.SpooledTemporaryFile(_SPOOLED)  # noqa: SIM115
+            self._file = tempfile.SpooledTemporaryFile(_SPOOLED, dir=self._scratch)  # noqa: SIM115
         start = self._file.tell()
         for chunk in content:
             self._file.write(chunk)
@@ -246,12 +249,12 @@ class _Displaced:
 class _StepSpool:
     """Steps, compressed and kept apart until they are all there."""
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Path | None) -> None:
         import tempfile
 
         import zstandard
 
-        self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(_SPOOLED)  # noqa: SIM115
+        self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(_SPOOLED, dir=scratch)  # noqa: SIM115
         self._compress = zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
         self._literal: list[bytes] = []
         self._literal_size = 0

@@ -117,7 +117,7 @@ class _Unpacking:
             except OSError as error:
                 raise refused(entry.name, error) from error
             except OverflowError as error:
-                raise EntryRefused(f"a number too large: {error}", entry=entry.name) from error
+                raise EntryRefused(f"a number out of range: {error}", entry=entry.name) from error
         for _ in self.reader.tail():
             pass
         if self._staging is not None:
@@ -266,6 +266,8 @@ class _Unpacking:
             raise EntryRefused("a 0/0 character device is a whiteout to overlayfs", entry=entry.name)
         if b"\0" in entry.linkname:
             raise MalformedArchive("a NUL in the target of a link", entry=entry.name)
+        if entry.type is EntryType.SYMLINK and not entry.linkname:
+            raise EntryRefused("a symbolic link without a target", entry=entry.name)
 
         def make(dir_fd: int) -> None:
             if entry.type is EntryType.SYMLINK:
@@ -282,6 +284,8 @@ class _Unpacking:
 
     def _hard_link(self, parent: Directory, name: bytes, entry: Entry) -> None:
         wanted = link_target(entry.linkname, entry.name)
+        if not wanted:
+            raise EntryRefused("hard link to the root", entry=entry.name)
         target = self._find(wanted, entry)
         if target is None:
             raise EntryRefused(

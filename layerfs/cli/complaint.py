@@ -12,6 +12,7 @@ from layerfs.errors import (
     ImageNotFound,
     LayerfsError,
     LayerNotFound,
+    NoSpace,
     SystemFailure,
 )
 
@@ -42,6 +43,8 @@ _LISTS: dict[type[LayerfsError], str] = {
 
 def _hint_for(error: LayerfsError) -> str:
     """What to do about an error that knows no better itself."""
+    if isinstance(error, NoSpace):
+        return "'layerfs du' shows what takes the space, 'layerfs prune' removes layers that nothing uses"
     if isinstance(error, SystemFailure) and os.geteuid() != 0:
         if error.errno == EPERM:
             return "this needs root, or: unshare --map-auto --map-root-user --mount layerfs ..."

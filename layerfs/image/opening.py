@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from layerfs.archive.compression import Compression, detect, open_decompressed
-from layerfs.archive.streams import CHUNK
+from layerfs.archive.reader import TarReader
+from layerfs.archive.streams import CHUNK, iter_stream
 from layerfs.image.directory import DirectorySource
 from layerfs.image.source import Source, naming
 from layerfs.image.tarball import TarSource
@@ -66,14 +67,25 @@ def _plain_from(file: BinaryIO) -> int | None:
 
 
 def _spool(stream: BinaryIO, label: str, scratch: Path, progress: Progress) -> int:
-    """Write a stream to an unnamed file; its descriptor."""
+    """Write a tar to an unnamed file; its descriptor. Zeros behind its end, which cost nothing to
+    send when they are compressed, are not let fill the disk: see ``MAX_TRAILING`` of the reader."""
     import tempfile
 
     with tempfile.TemporaryFile(dir=scratch) as file:
         done = 0
-        while chunk := stream.read(CHUNK):
-            file.write(chunk)
-            done += len(chunk)
-            progress(label, done, None)
+
+        def copied() -> Iterator[bytes]:
+            nonlocal done
+            while chunk := stream.read(CHUNK):
+                file.write(chunk)
+                done += len(chunk)
+                progress(label, done, None)
+                yield chunk
+
+        reader = TarReader(iter_stream(copied()), where=label)
+        for _ in reader:
+            pass
+        for _ in reader.tail():
+            pass
         file.flush()
         return os.dup(file.fileno())

@@ -26,8 +26,8 @@ class _OpenHow(ctypes.Structure):
 def openat2(dir_fd: int, path: bytes, flags: int, *, resolve: int) -> int:
     """Open ``path`` relative to ``dir_fd`` as the ``RESOLVE_*`` bits allow; the new fd is close-on-exec.
 
-    Nothing is made. EXDEV: the path would leave ``dir_fd``; ELOOP: a link that ``resolve`` forbids. EAGAIN (a rename or
-    mount elsewhere raced with ``..``, see openat2(2)) is tried again.
+    Nothing is made. EXDEV: the path would leave ``dir_fd``; ELOOP: a link that ``resolve`` forbids.
+    EAGAIN (a rename or mount elsewhere raced with ``..``, see openat2(2)) is tried again.
     """
     how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=resolve)
     for _ in range(_RETRIES):

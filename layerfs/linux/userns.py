@@ -11,12 +11,8 @@ _INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 # Bit numbers, include/uapi/linux/capability.h.
 _CAPABILITIES = {
     "CAP_CHOWN": 0,
-    "CAP_DAC_OVERRIDE": 1,
-    "CAP_FOWNER": 3,
     "CAP_SYS_ADMIN": 21,
     "CAP_SYS_RESOURCE": 24,
-    "CAP_MKNOD": 27,
-    "CAP_SETFCAP": 31,
 }
 
 

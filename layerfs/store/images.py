@@ -100,15 +100,15 @@ def find(db: Database, name_or_id: str) -> Digest:
 
 def record(db: Database, name_or_id: str) -> ImageRecord:
     """Everything that was added. Errors as :func:`find`."""
-    id = find(db, name_or_id)
-    row = db.row("SELECT config, annotations FROM images WHERE id = ?", id)
-    if row is None:
-        raise _no_image(db, name_or_id)
-    layers = db.rows(
-        "SELECT chain_id, blob_media_type, blob_digest, blob_size"
-        " FROM image_layers JOIN layers ON cache_id = layer WHERE image = ? ORDER BY position",
-        id,
-    )
+    with db.snapshot():
+        id = find(db, name_or_id)
+        row = db.row("SELECT config, annotations FROM images WHERE id = ?", id)
+        assert row is not None
+        layers = db.rows(
+            "SELECT chain_id, blob_media_type, blob_digest, blob_size"
+            " FROM image_layers JOIN layers ON cache_id = layer WHERE image = ? ORDER BY position",
+            id,
+        )
     blobs = tuple(
         None if digest is None else BlobInfo(kind, digest, size) for _, kind, digest, size in layers
     )
@@ -123,15 +123,15 @@ def record(db: Database, name_or_id: str) -> ImageRecord:
 
 def info(db: Database, name_or_id: str) -> ImageInfo:
     """An image as a list shows it. Errors as :func:`find`."""
-    id = find(db, name_or_id)
-    for image in _infos(db, id):
-        return image
-    raise _no_image(db, name_or_id)
+    with db.snapshot():
+        [found] = _infos(db, find(db, name_or_id))
+    return found
 
 
 def infos(db: Database) -> list[ImageInfo]:
     """Every image, the newest first."""
-    return _infos(db, None)
+    with db.snapshot():
+        return _infos(db, None)
 
 
 def tag(db: Database, name: str, image: str) -> None:

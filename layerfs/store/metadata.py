@@ -191,6 +191,19 @@ class Database:
                     self._connection.execute("ROLLBACK")
                 raise
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that the block reads is of one moment, whatever others change meanwhile."""
+        with self._lock, _translated():
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("COMMIT")
+
     def execute(self, sql: str, *values: object) -> int:
         """Change something, inside a transaction. Returns the number of rows changed."""
         with self._lock, _translated():

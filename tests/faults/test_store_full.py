@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from layerfs.errors import NoSpace
 from tests.require import need
-from tests.storekit import BASE, held, open_store, stream
+from tests.storekit import BASE, held, make_tar, open_store, stream
 
 
 @pytest.fixture
@@ -34,6 +36,15 @@ def test_a_layer_that_does_not_fit_leaves_nothing(small: Path) -> None:
             assert held(store) == before
             assert store.check() == []
         store.register(stream({"small": b"x"}), base.chain_id)
+
+
+def test_work_in_hand_lies_in_the_store(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory for temporary files is often a small one in memory."""
+    monkeypatch.setattr(tempfile, "tempdir", str(small))
+    replaced, left = (make_tar({"file": os.urandom(8 << 20)}) for _ in range(2))
+    tar = replaced[:-10240] + left
+    with open_store(tmp_path) as store, store.register(io.BytesIO(tar)) as layer, layer.tar() as again:
+        assert again.read() == tar
 
 
 def test_a_container_that_does_not_fit_leaves_nothing(small: Path) -> None:

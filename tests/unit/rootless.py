@@ -86,6 +86,7 @@ def test_what_only_the_host_may_make_is_refused_by_name(driver: OverlayDriver) -
         with pytest.raises(EntryRefused) as caught:
             driver.apply_diff(OTHER, BASE, tar_stream([item]))
         assert caught.value.entry == item[0].name
+        assert "root of the host" in caught.value.hint
         driver.remove(OTHER)
 
 

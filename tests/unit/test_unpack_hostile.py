@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -160,6 +161,8 @@ def test_names_longer_than_linux_takes(root: Path, name: bytes) -> None:
     with pytest.raises(EntryRefused) as caught:
         applied(root, file(name, b""))
     assert caught.value.entry == name
+    assert len(str(caught.value)) < 6000
+    assert "longer than" in str(caught.value)
 
 
 def test_a_path_that_grows_through_links(root: Path) -> None:
@@ -180,6 +183,20 @@ def test_a_nest_deeper_than_descriptors_and_stack_reach(root: Path) -> None:
     applied(root, whiteout(nest + b"f"), file(nest + b"g", b"x"))
     applied(root, file(b"d/d", b"in place of it"))
     assert (root / "d" / "d").read_bytes() == b"in place of it"
+
+
+@pytest.mark.parametrize(
+    ("items", "why"),
+    [
+        ([symlink(b"l", b"l"), file(b"l/x", b"")], "through too many symbolic links, at last l -> l"),
+        ([symlink(b"l", b"/x"), file(b"l/x", b"")], "through an absolute symbolic link, l -> /x"),
+        ([hard_link(b"h", b"/")], "h: hard link to the root"),
+        ([symlink(b"l", b"")], "l: a symbolic link without a target"),
+    ],
+)
+def test_the_reason_is_told(root: Path, items: list[Item], why: str) -> None:
+    with pytest.raises(ArchiveError, match=re.escape(why)):
+        applied(root, *items)
 
 
 def test_no_descriptor_is_left_open(root: Path) -> None:
