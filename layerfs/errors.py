@@ -51,7 +51,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-
 _LONGEST = 5000
 """Characters of a message about bytes from outside: any path that Linux takes, and the reason."""
 

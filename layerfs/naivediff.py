@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,7 +19,7 @@ from layerfs.driver import (
     ProtoDriver,
     Usage,
 )
-from layerfs.errors import SystemFailure, show, translated
+from layerfs.errors import translated
 from layerfs.ids import GraphID
 from layerfs.linux.privatemount import private_mount
 from layerfs.values import frozen
@@ -85,10 +84,12 @@ class NaiveDiff:
 
     @contextlib.contextmanager
     def files(self, id: GraphID, /) -> Iterator[FileOpener]:
+        from layerfs.archive.layerfile import open_layer_file
+
         with self._mounted(id) as root, translated(f"read layer {id}"):
             fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                yield lambda name: _open_file(fd, name)
+                yield lambda name: open_layer_file(fd, name)
             finally:
                 os.close(fd)
 
@@ -156,19 +157,6 @@ class NaiveDiff:
 
     def cleanup(self) -> None:
         self.proto.cleanup()
-
-
-def _open_file(root: int, name: bytes) -> BinaryIO:
-    """Links on the way are followed within the layer: the tar that made the file went through them."""
-    from layerfs.linux.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
-
-    with translated(f"open {show(name)}"):
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        fd = openat2(root, name, flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise SystemFailure(f"cannot open {show(name)}: not a regular file")
-        return os.fdopen(fd, "rb")
 
 
 class _Held(io.RawIOBase):

@@ -33,7 +33,6 @@ import hashlib
 import io
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import IO, BinaryIO
 
 import attrs
@@ -101,11 +100,12 @@ class Recorder(io.BufferedReader):
     """The same tar, readable once, recorded as it is read.
 
     ``record`` is only written to, all of it by :meth:`finish`; until then the steps are kept apart, on disk
-    when they are many, in unnamed files in ``scratch`` (None: where temporary files go). What is wrong with the tar surfaces from ``read`` as an
-    :class:`~layerfs.errors.ArchiveError`. Neither ``tar`` nor ``record`` is closed.
+    when they are many, in unnamed files in ``scratch`` (None: where temporary files go). What is wrong with
+    the tar surfaces from ``read`` as an :class:`~layerfs.errors.ArchiveError`. Neither ``tar`` nor ``record``
+    is closed.
     """
 
-    def __init__(self, tar: BinaryIO, record: BinaryIO, *, scratch: Path | None = None) -> None:
+    def __init__(self, tar: BinaryIO, record: BinaryIO, *, scratch: str | None = None) -> None:
         self._hash = hashlib.sha256()
         self._tar_size = 0
         self._reader = TarReader(iter_stream(self._hashed(tar)))
@@ -214,7 +214,7 @@ class Recorder(io.BufferedReader):
 class _Displaced:
     """Contents that no file holds any more, in one temporary file."""
 
-    def __init__(self, scratch: Path | None) -> None:
+    def __init__(self, scratch: str | None) -> None:
         self._scratch = scratch
         self._places: dict[int, tuple[int, int]] = {}
         self._file: IO[bytes] | None = None
@@ -249,7 +249,7 @@ class _Displaced:
 class _StepSpool:
     """Steps, compressed and kept apart until they are all there."""
 
-    def __init__(self, scratch: Path | None) -> None:
+    def __init__(self, scratch: str | None) -> None:
         import tempfile
 
         import zstandard

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from layerfs.errors import InvalidInput, InvalidOption, NotFound, translated
+from layerfs.errors import InvalidInput, InvalidOption, NotFound, ReadOnly, translated
 from layerfs.values import frozen
 
 if TYPE_CHECKING:
@@ -68,7 +68,15 @@ class Session:
                 f"there is no store at {self.root}",
                 hint="'layerfs load' makes one; --root or LAYERFS_ROOT names another place",
             )
-        return open_store(self.root, runroot=self.runroot, driver=self.driver, options=self.options)
+        try:
+            return open_store(self.root, runroot=self.runroot, driver=self.driver, options=self.options)
+        except ReadOnly:
+            if create:
+                raise
+            # A store on a read-only file system can still be looked at, and its layers mounted.
+            return open_store(
+                self.root, runroot=self.runroot, driver=self.driver, options=self.options, read_only=True
+            )
 
 
 def _option(text: str) -> tuple[str, str]:

@@ -58,3 +58,9 @@ def open_beneath(dir_fd: int, path: bytes, flags: int, *, resolve: int = 0) -> i
     finally:
         if here != dir_fd:
             os.close(here)
+
+
+def open_in_root(root_fd: int, path: bytes, flags: int) -> int:
+    """Open ``path`` as a process would whose root is ``root_fd``: links are followed, and neither an absolute
+    one nor ``..`` leads out."""
+    return openat2(root_fd, path, flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)

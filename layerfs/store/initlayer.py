@@ -61,13 +61,11 @@ def _link_mtab(name: bytes, directory: int) -> None:
 
 def _directory(root_fd: int, path: bytes) -> int:
     """A descriptor of the directory ``path``, made with all above it where they are missing."""
-    from layerfs.linux.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+    from layerfs.linux.openat2 import open_in_root
 
     done = b"."
     for name in path.split(b"/") if path else ():
-        parent = openat2(
-            root_fd, done, os.O_RDONLY | os.O_DIRECTORY, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-        )
+        parent = open_in_root(root_fd, done, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.mkdir(name, 0o755, dir_fd=parent)
             os.chmod(name, 0o755, dir_fd=parent)
@@ -76,6 +74,4 @@ def _directory(root_fd: int, path: bytes) -> int:
         finally:
             os.close(parent)
         done = os.path.join(done, name)
-    return openat2(
-        root_fd, done, os.O_RDONLY | os.O_DIRECTORY, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-    )
+    return open_in_root(root_fd, done, os.O_RDONLY | os.O_DIRECTORY)

@@ -323,6 +323,9 @@ def _from_sqlite(error: sqlite3.Error, path: Path | None) -> LayerfsError:
     if code == sqlite3.SQLITE_READONLY:
         return ReadOnly(text)
     if code == sqlite3.SQLITE_CANTOPEN and path is not None and not os.access(path.parent, os.W_OK):
+        if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+            hint = "in Python: open_store(..., read_only=True) reads it"
+            return ReadOnly(f"{path}: the store lies on a read-only file system", hint=hint)
         return PermissionRefused(text)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StoreDamaged(text)

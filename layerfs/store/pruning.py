@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import attrs
 
-from layerfs.errors import LayerfsError
+from layerfs.errors import LayerfsError, LayerInUse, MountBusy
 from layerfs.ids import ChainID
 from layerfs.store import references, rows
 from layerfs.store.core import Core
@@ -37,14 +37,26 @@ def prune(core: Core, only: Collection[ChainID] | None = None) -> Pruned:
         sweep(core.root / "owners")
         sweep(core.root / "locks")
     removed = []
+    below_what_stays: set[ChainID | None] = set()
     for layer in _claim(core, only):
         try:
             remove_layer(core, layer.cache_id, intact=True)
         except LayerfsError as error:
-            errors.append(error)
+            if not (isinstance(error, LayerInUse) and layer.chain_id in below_what_stays):
+                errors.append(_named(layer, error))
+            below_what_stays.add(layer.parent)
         else:
             removed.append(layer)
     return Pruned(tuple(removed), tuple(errors))
+
+
+def _named(layer: LayerInfo, error: LayerfsError) -> LayerfsError:
+    """The error of a driver, which does not know the layer by the name that people do."""
+    if isinstance(error, MountBusy):
+        return MountBusy(
+            f"layer {layer.chain_id} is mounted: {error}", holders=error.holders, hint=error.hint
+        )
+    return error
 
 
 def _claim(core: Core, only: Collection[ChainID] | None) -> list[LayerInfo]:

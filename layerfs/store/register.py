@@ -147,7 +147,7 @@ class _Registration:
         with translated("register a layer"), path.open("xb") as record:
             core.driver.create(self._cache_id, parent)
             plain = open_decompressed(tar) if compressed else tar
-            with Recorder(plain, record, scratch=core.root / "tmp") as recorder:
+            with Recorder(plain, record, scratch=str(core.root / "tmp")) as recorder:
                 size = core.driver.apply_diff(self._cache_id, parent, recorder, displaced=recorder.displaced)
                 recorded = recorder.finish()
             # What stands at the end of the stream may be a check that its reader makes there.

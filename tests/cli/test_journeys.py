@@ -440,3 +440,26 @@ def test_another_driver_than_the_store_has_is_refused(cli: Cli) -> None:
     done = cli("--driver", other, "images", status=4)
     assert cli.driver in done.err
     assert other in done.err
+
+
+def test_a_store_on_a_read_only_file_system_can_be_looked_at_and_mounted(cli: Cli) -> None:
+    store = cli.base / "root"
+    subprocess.run(["mount", "--bind", str(store), str(store)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(store)], check=True)
+    try:
+        assert [image["names"] for image in cli("images", "--json").json]
+        [root] = cli("mount", "base:1").lines
+        assert (Path(root) / "etc").is_dir()
+        cli("umount", "base:1")
+        assert "read-only" in cli("create", "base:1", "--name", "c1", status=8).err.lower()
+    finally:
+        subprocess.run(["umount", str(store)], check=True)
+
+
+def test_prune_names_the_layer_that_is_mounted_and_only_that(cli: Cli) -> None:
+    cli("mount", "base:1")
+    for image in cli("images", "--json").json:
+        cli("rmi", "--force", image["id"])
+    refused = cli("prune", status=4)
+    assert refused.err.count("is mounted") == 1
+    assert "still used" not in refused.err

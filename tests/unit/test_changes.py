@@ -182,3 +182,22 @@ def test_a_nest_deeper_than_a_path_can_name(tmp_path: Path) -> None:
     os.close(fd)
     assert len(shown(root, fresh(tmp_path / "empty"))) == 61
     subprocess.run(["rm", "-r", root], check=True)
+
+
+def test_a_huge_hole_is_not_read(tmp_path: Path) -> None:
+    """Reading 8 TiB of zeros would not end."""
+    trees = [tmp_path / "parent", tmp_path / "root"]
+    for tree in trees:
+        tree.mkdir()
+        with (tree / "lastlog").open("wb") as sparse:
+            sparse.truncate(8 << 40)
+            sparse.seek(1 << 40)
+            sparse.write(b"entry")
+        os.utime(tree / "lastlog", ns=(1, 1))
+        os.utime(tree, ns=(1, 1))
+    assert list(walk_changes(trees[1], trees[0])) == []
+    with (trees[1] / "lastlog").open("r+b") as sparse:
+        sparse.seek(2 << 40)
+        sparse.write(b"more")
+    os.utime(trees[1] / "lastlog", ns=(1, 1))
+    assert [change.path for change in walk_changes(trees[1], trees[0])] == [b"lastlog"]

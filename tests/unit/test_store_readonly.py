@@ -89,6 +89,9 @@ def test_on_a_file_system_that_is_mounted_read_only(filled: Path) -> None:
         subprocess.run(["mount", "-o", "remount,bind,ro", root], check=True)
         with open_store(filled, "vfs", read_only=True) as store:
             use(store)
+        with pytest.raises(ReadOnly) as caught:
+            open_store(filled, "vfs")
+        assert "read_only" in caught.value.hint
     finally:
         subprocess.run(["umount", root], check=True)
 

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import functools
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -31,8 +30,6 @@ from layerfs.errors import (
     MountBusy,
     MountFailed,
     ReadOnly,
-    SystemFailure,
-    show,
     translated,
 )
 from layerfs.ids import GraphID, parse_graph_id
@@ -234,11 +231,13 @@ class OverlayDriver:
     @contextlib.contextmanager
     def files(self, id: GraphID, /) -> Iterator[FileOpener]:
         """Read from the layer's own directory: no mount is needed, and what lies below is not seen."""
+        from layerfs.archive.layerfile import open_layer_file
+
         self.layout.require(id)
         with translated(f"read layer {id}"):
             fd = os.open(self.layout.diff(id), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            yield lambda name: _open_file(fd, name)
+            yield lambda name: open_layer_file(fd, name)
         finally:
             os.close(fd)
 
@@ -319,16 +318,3 @@ def _perform(id: GraphID, mount: Mount, target: Path) -> None:
         raise MountFailed(
             f"cannot mount layer {id} at {target}: {error.strerror}{about}", errno=error.errno or 0
         ) from error
-
-
-def _open_file(root: int, name: bytes) -> BinaryIO:
-    """Links on the way are followed within the layer: the tar that made the file went through them."""
-    from layerfs.linux.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
-
-    with translated(f"open {show(name)}"):
-        inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-        fd = openat2(root, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, resolve=inside)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise SystemFailure(f"cannot open {show(name)}: not a regular file")
-        return os.fdopen(fd, "rb")
