@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.hosts import uml
+
+pytestmark = pytest.mark.timeout(1800)  # one processor, slow system calls
 
 MODULES = uml.LOOP + uml.OVERLAY + uml.EXT4_QUOTA
 

@@ -55,7 +55,7 @@ def run_pytest(
     *,
     modules: Sequence[str],
     selinux: bool = False,
-    timeout: float = 900,
+    timeout: float = 1500,
 ) -> None:
     """Run ``tests`` (pytest arguments) inside; fail unless each passes or cannot apply: what a test
     needs of a kernel must be there.
