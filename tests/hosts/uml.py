@@ -93,16 +93,10 @@ def run_pytest(
         )
     )
     init.chmod(0o755)
-    argv = [
-        kernel,
-        "rootfstype=hostfs",
-        "rw",
-        f"init={init}",
-        "mem=4G",
-        "con0=null,fd:1",
-        "con=null",
-        "quiet",
-    ]
+    # A run that is killed takes the kernel and all its processes along.
+    argv = [need.tool("setpriv"), "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
+    argv += [kernel, "rootfstype=hostfs", "rw", f"init={init}", "mem=4G", "con0=null,fd:1", "con=null"]
+    argv += ["quiet", "security=selinux" if selinux else "security=none"]
     # The kernel keeps its memory in a file below TMPDIR, which must not be a noexec mount.
     console = subprocess.run(
         argv,
