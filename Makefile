@@ -4,6 +4,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Without root the tests run as root of a user namespace, where files can be given to other owners.
+NAMESPACE := $(shell [ $$(id -u) -eq 0 ] || echo unshare --user --map-root-user --map-auto --mount)
+
 .PHONY: demo test test-long check bench docs clean
 
 demo: .venv/.installed ## a real image through the main job; IMAGE=FILE takes yours
@@ -12,11 +15,11 @@ demo: .venv/.installed ## a real image through the main job; IMAGE=FILE takes yo
 
 test: .venv/.dev
 	scripts/packages test
-	$(BIN)/python -m pytest $(ARGS)
+	$(NAMESPACE) $(BIN)/python -m pytest $(ARGS)
 
 test-long: .venv/.dev
 	scripts/packages test
-	LAYERFS_LONG=1 $(BIN)/python -m pytest --timeout=14400 $(ARGS)
+	LAYERFS_LONG=1 $(NAMESPACE) $(BIN)/python -m pytest --timeout=14400 $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .

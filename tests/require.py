@@ -16,6 +16,8 @@ from typing import NoReturn
 
 import pytest
 
+from layerfs.linux.userns import in_user_namespace
+
 
 class Need:
     """Each method returns when the need is met."""
@@ -28,8 +30,11 @@ class Need:
         pytest.skip(f"needs {what}: {why}")
 
     def root(self) -> None:
+        """Root of the host."""
         if os.geteuid() != 0:
             self.missing("root", f"running as uid {os.geteuid()}")
+        if in_user_namespace():
+            self.missing("root", "root of a user namespace only")
 
     def tool(self, name: str) -> str:
         """The path of a program."""

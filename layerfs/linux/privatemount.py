@@ -9,6 +9,8 @@ from pathlib import Path
 
 from layerfs.linux.mount import Planned, perform_all, umount
 
+_PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
 
 @contextlib.contextmanager
 def private_mount(mounts: Sequence[Planned]) -> Iterator[Path]:
@@ -16,9 +18,11 @@ def private_mount(mounts: Sequence[Planned]) -> Iterator[Path]:
 
     They are attached to a directory of their own, opened, and detached at once: from then on the open
     directory alone keeps them, so a process that is killed leaves nothing mounted (umount2(2),
-    MNT_DETACH). The path is one of this process's ``/proc/self/fd``, good for all its threads.
+    MNT_DETACH). A lone bind mount is not performed, as its source shows the same tree; but then nothing
+    refuses writes either. The path is one of this process's ``/proc/self/fd``, good for all its threads.
     """
-    fd = _open_detached(mounts)
+    in_place = [mount.fstype for mount in mounts] == ["bind"]
+    fd = os.open(mounts[0].source, _PLACE) if in_place else _open_detached(mounts)
     try:
         yield Path(f"/proc/self/fd/{fd}")
     finally:
@@ -32,7 +36,7 @@ def _open_detached(mounts: Sequence[Planned]) -> int:
     try:
         perform_all(mounts, target)
         try:
-            return os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            return os.open(target, _PLACE)
         finally:
             for _ in mounts:
                 umount(target, lazy=True)

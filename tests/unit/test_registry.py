@@ -206,5 +206,6 @@ def test_default_paths_of_an_ordinary_user(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_default_paths_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("layerfs.linux.userns.in_user_namespace", lambda: False)
     told = default_paths({"XDG_DATA_HOME": "/data"})
     assert (told.root, told.runroot) == (Path("/var/lib/layerfs"), Path("/run/layerfs"))

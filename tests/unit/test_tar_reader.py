@@ -199,6 +199,7 @@ def tree(tmp_path: Path) -> Path:
 @pytest.fixture
 def odd_tree(tree: Path) -> Path:
     """What only formats with extensions can hold."""
+    need.root()
     deep = tree / ("d" * 120) / ("e" * 120)
     deep.mkdir(parents=True)
     (deep / ("f" * 200)).write_bytes(b"deep")
