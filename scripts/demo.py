@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from layerfs.linux.userns import in_user_namespace
+
 LAYERFS = [sys.executable, "-m", "layerfs.cli.main"]
 WORK = Path("build/demo").resolve()
 COMMAND = (
@@ -60,16 +62,12 @@ def run_inside(root: Path) -> None:
         say("(the image has no shell: changing it from outside)")
         (root / "greeting").write_text("hello\n")
         return
-    if os.environ.get("LAYERFS_DEMO_RUNTIME") != "chroot" and "0 0 4294967295" in uid_map():
+    if not in_user_namespace():
         for runtime in ("runc", "crun"):
             if shutil.which(runtime) and run_bundle(runtime, root):
                 return
     say(f"$ chroot {root} sh -c ...")
     subprocess.run(["chroot", str(root), "/bin/sh", "-c", COMMAND], check=True)
-
-
-def uid_map() -> str:
-    return " ".join(Path("/proc/self/uid_map").read_text().split())
 
 
 def run_bundle(runtime: str, root: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from layerfs.driver import CreateOptions
 from layerfs.errors import ContainerNotFound, InvalidID, LayerNotFound, NotFound
-from layerfs.ids import CacheID, ChainID
+from layerfs.ids import ChainID
 from layerfs.store.metadata import Database, Row
 from layerfs.store.records import LayerInfo, RWLayerInfo
 
@@ -45,14 +45,6 @@ def layer(db: Database, chain_id: ChainID) -> LayerInfo:
     if found is None:
         raise LayerNotFound(f"no layer {chain_id}")
     return found
-
-
-def layer_by_cache_id(db: Database, cache_id: CacheID) -> LayerInfo:
-    """A layer that is, or was before its removal began, ready."""
-    row = db.row(_LAYERS + "WHERE layers.cache_id = ? AND layers.chain_id IS NOT NULL", cache_id)
-    if row is None:
-        raise LayerNotFound(f"no layer with the driver id {cache_id}")
-    return _layer(row)
 
 
 def layer_by_prefix(db: Database, text: str) -> LayerInfo:
