@@ -100,7 +100,8 @@ class CreateOptions:
 
     size: int | None = None
     """Most bytes the layer itself may hold; None: no limit. A driver that cannot hold to it raises
-    ``NotSupported`` rather than let it pass."""
+    ``NotSupported`` rather than let it pass. One whose limit is the size of a whole file system
+    (devicemapper) counts what lies below as well, so that less may be written, never more."""
     inodes: int | None = None
     """Most inodes the layer itself may hold; None: no limit."""
     label: str = ""
@@ -126,7 +127,8 @@ class Mount:
 
 @frozen
 class Usage:
-    """Space of one layer alone, parents not counted."""
+    """Space that one layer takes by itself: of a copy-on-write layer what it changed, of a copy
+    (:attr:`CopyOnWrite.NONE`) the whole of it."""
 
     bytes: int
     inodes: int
@@ -187,6 +189,9 @@ class ProtoDriver(Protocol):
         """Every layer that is really there, half-made ones too: checks and prunes need it."""
 
     def usage(self, id: GraphID, /) -> Usage: ...
+
+    def flush(self) -> None:
+        """Bring to the disk all that was written to layers so far: after it a power cut harms none."""
 
     def metadata(self, id: GraphID, /) -> Mapping[str, str]:
         """Facts about a layer for a person or a runtime: directories, devices, datasets."""

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -28,20 +29,25 @@ if TYPE_CHECKING:
     from layerfs.archive.changes import Change
 
 
+View = Callable[[GraphID, bool], AbstractContextManager[Path]]
+"""Shows a layer's root during a block, read-only if told so: not counted, beside any other mount of the
+layer, and gone when the process dies."""
+
+
 @frozen
 class NaiveDiff:
     """A whole :class:`~layerfs.driver.Driver` made of a ``ProtoDriver``.
 
-    ``changes`` and ``diff`` mount the layer and its parent, read-only, and look at every file of
-    both: their cost follows the image, not the changes. These mounts are private: they are not counted,
-    nobody else sees them, and a process that is killed leaves none. Those of a ``diff`` stay until the
-    stream is read to its end or closed. So the driver's ``mounts`` must be such as can be performed at any
-    time, beside others of the same layer.
+    ``changes`` and ``diff`` see the layer and its parent, read-only, and look at every file of
+    both: their cost follows the image, not the changes. They see them by ``view``; without one, by
+    performing the driver's ``mounts`` at a place that nobody else sees. What a ``diff`` sees stays until
+    the stream is read to its end or closed.
 
     What reads or writes archives is imported where it is needed: mounting should not wait for it.
     """
 
     proto: ProtoDriver
+    view: View | None = None
 
     def changes(self, id: GraphID, parent: GraphID | None, /) -> Iterator[Change]:
         from layerfs.archive.changes import walk_changes
@@ -66,6 +72,15 @@ class NaiveDiff:
 
         with translated(f"measure the changes of layer {id}"), self._both(id, parent) as (root, below):
             return content_size(root, walk_changes(root, below))
+
+    def changed_usage(self, id: GraphID, parent: GraphID | None) -> Usage:
+        """What the layer has on disk that its parent has not: for the ``usage`` of a driver whose layers
+        are snapshots, and whose kernel does not tell."""
+        from layerfs.archive.changes import walk_changes
+        from layerfs.archive.changeusage import change_usage
+
+        with translated(f"measure layer {id}"), self._both(id, parent) as (root, below):
+            return Usage(*change_usage(root, walk_changes(root, below)))
 
     def apply_diff(
         self,
@@ -95,11 +110,14 @@ class NaiveDiff:
 
     @contextlib.contextmanager
     def _mounted(self, id: GraphID, *, read_only: bool = True) -> Iterator[Path]:
-        mounts = self.proto.mounts(id, read_only=read_only)
+        view = self.view or self._perform
         with contextlib.ExitStack() as held:
             with translated(f"mount layer {id}"):
-                root = held.enter_context(private_mount(mounts))
+                root = held.enter_context(view(id, read_only))
             yield root
+
+    def _perform(self, id: GraphID, read_only: bool) -> AbstractContextManager[Path]:
+        return private_mount(self.proto.mounts(id, read_only=read_only))
 
     @contextlib.contextmanager
     def _both(self, id: GraphID, parent: GraphID | None) -> Iterator[tuple[Path, Path | None]]:
@@ -148,6 +166,9 @@ class NaiveDiff:
 
     def usage(self, id: GraphID, /) -> Usage:
         return self.proto.usage(id)
+
+    def flush(self) -> None:
+        self.proto.flush()
 
     def metadata(self, id: GraphID, /) -> Mapping[str, str]:
         return self.proto.metadata(id)

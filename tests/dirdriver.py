@@ -83,6 +83,8 @@ class DirProto:
     def status(self) -> Mapping[str, str]:
         return {}
 
+    def flush(self) -> None: ...
+
     def cleanup(self) -> None:
         pass
 

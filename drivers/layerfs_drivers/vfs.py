@@ -137,6 +137,12 @@ class _Vfs:
     def status(self) -> Mapping[str, str]:
         return {"home": str(self.home), "copies": "shared extents where the file system can, else whole"}
 
+    def flush(self) -> None:
+        from layerfs.linux.syncfs import syncfs
+
+        with translated(f"flush {self.home}"):
+            syncfs(self.home)
+
     def cleanup(self) -> None:
         """Nothing is held."""
 

@@ -131,6 +131,9 @@ class MemoryDriver:
     def status(self) -> Mapping[str, str]:
         return {"layers": str(len(self._layers))}
 
+    def flush(self) -> None:
+        """Nothing of it outlives the process."""
+
     def cleanup(self) -> None:
         """Nothing is held."""
 

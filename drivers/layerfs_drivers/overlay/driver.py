@@ -281,6 +281,12 @@ class OverlayDriver:
             "most layers": str(MOST_LAYERS),
         }
 
+    def flush(self) -> None:
+        from layerfs.linux.syncfs import syncfs
+
+        with translated(f"flush {self.layout.home}"):
+            syncfs(self.layout.home)
+
     def cleanup(self) -> None:
         """Nothing is held between calls."""
 
