@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from layerfs import Store, load, open_store
 from layerfs.archive.compression import open_decompressed
 from layerfs.testing.model import read_tree
+from tests.e2e.containers import run_in_container
 from tests.require import need
 
 DRIVERS = ("overlay", "vfs")
@@ -70,37 +69,15 @@ def test_both_drivers_show_the_same_tree(tmp_path: Path, debian_image: Path) -> 
     assert trees[0] == trees[1]
 
 
-def run_in_container(root: Path, bundle: Path, script: str) -> str:
-    """Run a shell script in a container whose root file system is ``root``."""
-    bundle.mkdir()
-    last = ""
-    for name in ("runc", "crun"):
-        if shutil.which(name) is None:
-            continue
-        (bundle / "config.json").unlink(missing_ok=True)
-        subprocess.run([name, "spec"], cwd=bundle, check=True)
-        spec = json.loads((bundle / "config.json").read_text())
-        spec["process"] |= {"terminal": False, "args": ["/bin/sh", "-ec", script]}
-        spec["root"] = {"path": str(root), "readonly": False}
-        (bundle / "config.json").write_text(json.dumps(spec))
-        done = subprocess.run(
-            [name, "run", f"layerfs-test-{root.name[:12]}"], cwd=bundle, capture_output=True, text=True
-        )
-        if done.returncode == 0:
-            return done.stdout
-        last = f"{name}: {done.stderr.strip()}"
-    need.missing("runc", last or "neither runc nor crun is installed")
-
-
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
 def test_a_container_runs_on_the_root_and_its_changes_come_out(
-    store: Store, debian_image: Path, tmp_path: Path
+    store: Store, debian_image: Path, tmp_path: Path, runtime: str
 ) -> None:
     (image,) = load(store, debian_image)
     container = store.create_rw("web", image.layers[-1])
     with container.mounted() as root:
-        out = run_in_container(
-            root, tmp_path / "bundle", "cat /etc/motd; echo new >/etc/motd; rm /etc/debian_version; id -u"
-        )
+        script = "cat /etc/motd; echo new >/etc/motd; rm /etc/debian_version; id -u"
+        out = run_in_container(root, tmp_path / "bundle", script, runtime=runtime)
     assert out == "A demonstration of layerfs.\n0\n"
     changed = {(c.kind.value, c.path) for c in container.changes()}
     assert {("C", b"etc/motd"), ("D", b"etc/debian_version"), ("C", b"etc")} <= changed
