@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -98,6 +99,25 @@ def tree_of(driver: Driver, id: GraphID) -> Tree:
 def assert_same(actual: Tree, expected: Tree) -> None:
     found = differences(actual, expected)
     assert not found, "\n".join(found)
+
+
+def each(cases: Mapping[str, T], check: Callable[[str, T], None]) -> None:
+    """Run ``check`` upon every case, also after one failed, and raise all failures at once, each telling
+    its case. Cases share a driver, so that a suite of hundreds does not open one for each."""
+    failures: list[BaseException] = []
+    for name, case in cases.items():
+        try:
+            check(name, case)
+        except (Exception, pytest.fail.Exception) as error:
+            error.add_note(f"the case: {name}")
+            failures.append(error)
+    if failures:
+        raise BaseExceptionGroup(f"{len(failures)} of {len(cases)} cases failed", failures)
+
+
+def case_id(name: str, role: str = "layer") -> GraphID:
+    """An id of its own for what a case makes."""
+    return graph_id(re.sub(r"\W+", "-", f"{role} {name}"))
 
 
 def in_child(work: Callable[[], T]) -> T:

@@ -77,18 +77,15 @@ class Life(Base):
         assert set(driver.ids()) == {BASE, OTHER}
         assert not driver.exists(TOP)
 
-    @pytest.mark.parametrize(
-        "text", ["0", "A", "a.b_c-d", "9" * 64, "f" * 64 + "-init", "k" * 200, "Word", "x.."]
-    )
-    def test_any_legal_id_will_do(self, driver: Driver, text: str) -> None:
-        id = graph_id(text)
-        make_layer(driver, id, SOMETHING)
-        driver.create_read_write(TOP, id)
-        assert_same(tree_of(driver, TOP), apply(EMPTY, SOMETHING))
-        assert id in set(driver.ids())
-        driver.remove(TOP)
-        driver.remove(id)
-        assert list(driver.ids()) == []
+    def test_any_legal_id_will_do(self, driver: Driver) -> None:
+        for text in ("0", "A", "a.b_c-d", "9" * 64, "f" * 64 + "-init", "k" * 200, "Word", "x..", "1_-.-"):
+            id = make_layer(driver, graph_id(text), SOMETHING)
+            driver.create_read_write(TOP, id)
+            assert_same(tree_of(driver, TOP), apply(EMPTY, SOMETHING))
+            assert id in set(driver.ids())
+            driver.remove(TOP)
+            driver.remove(id)
+            assert list(driver.ids()) == []
 
     def test_ids_that_look_alike_are_different_layers(self, driver: Driver) -> None:
         names = [
@@ -99,10 +96,10 @@ class Life(Base):
         for name in names:
             assert_same(tree_of(driver, name), apply(EMPTY, [file(b"who", name.encode())]))
 
-    @pytest.mark.parametrize("text", ["", ".", "..", "../x", "a/b", ".hidden", "-flag", "a b", "k" * 201])
-    def test_an_id_that_cannot_be_one_is_refused(self, driver: Driver, text: str) -> None:
-        with pytest.raises(InvalidID):
-            driver.create(graph_id(text), None)
+    def test_an_id_that_cannot_be_one_is_refused(self, driver: Driver) -> None:
+        for text in ("", ".", "..", "../x", "a/b", ".hidden", "-flag", "a b", "k" * 201):
+            with pytest.raises(InvalidID):
+                driver.create(graph_id(text), None)
 
     def test_an_id_is_given_once(self, driver: Driver) -> None:
         make_layer(driver, BASE, SOMETHING)
