@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import pytest
 
-_PARTS = ("base", "content", "edits", "life", "limits", "mounting", "together")
+_PARTS = ("base", "content", "edits", "life", "limits", "mounting", "space", "together")
 pytest.register_assert_rewrite(
     *(f"{__name__}.{part}" for part in _PARTS)
 )  # before the modules below are imported
@@ -28,10 +28,11 @@ from layerfs.testing.conformance.edits import Edits
 from layerfs.testing.conformance.life import Life
 from layerfs.testing.conformance.limits import Limits
 from layerfs.testing.conformance.mounting import Mounting
+from layerfs.testing.conformance.space import Space
 from layerfs.testing.conformance.together import Together
 
 __all__ = ["DriverConformance", "Place"]
 
 
-class DriverConformance(Life, Mounting, Content, Edits, Limits, Together, Base):
+class DriverConformance(Life, Mounting, Content, Edits, Limits, Space, Together, Base):
     """All of the suite."""

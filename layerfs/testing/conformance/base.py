@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import re
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -39,6 +40,8 @@ class Base:
     """Layers are still there when the driver is opened anew, also by another process."""
     protects: ClassVar[bool] = True
     """A read-only mount refuses writes."""
+    holes: ClassVar[bool] = True
+    """A hole in a file takes no space, nor time to copy."""
 
     def open_driver(self, home: Path, runroot: Path, *, read_only: bool = False) -> Driver:
         raise NotImplementedError
@@ -58,6 +61,12 @@ class Base:
         driver.cleanup()
         for mount in reversed([*mounts_below(place.home), *mounts_below(place.runroot)]):
             umount(Path(os.fsdecode(mount.mount_point)), lazy=True)
+
+    def free_space(self, place: Place) -> int | None:
+        """How many bytes are free where the driver keeps its layers, after waiting for what the kernel or a
+        daemon frees in the background. Only differences count, so minus what is used will do. None: nobody
+        can tell, and the test of what removal gives back is skipped."""
+        return None
 
     def open(self, place: Place, *, read_only: bool = False) -> Driver:
         return self.open_driver(place.home, place.runroot, read_only=read_only)
@@ -143,3 +152,31 @@ def in_child(work: Callable[[], T]) -> T:
         raise AssertionError(f"in a child process: {value}")
     result: T = value
     return result
+
+
+def in_killed_child(work: Callable[[], object]) -> None:
+    """Run ``work`` in another process, which is killed (SIGKILL) when that has returned, and so still
+    holds what it returned."""
+    reader, writer = os.pipe()
+    alive, parent = os.pipe()  # the child ends with this process, also when that dies
+    child = os.fork()
+    if child == 0:
+        os.close(parent)
+        try:
+            held = work()
+            os.write(writer, b"done")
+        except BaseException as error:
+            held = error
+            os.write(writer, f"{type(error).__name__}: {error}".encode()[:4000])
+        os.read(alive, 1)
+        os._exit(held is None)
+    os.close(writer)
+    os.close(alive)
+    try:
+        said = os.read(reader, 4096)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reader)
+        os.close(parent)
+    assert said == b"done", f"in a child process: {said.decode()}"

@@ -295,7 +295,7 @@ class Content(Base):
         assert_same(self.applied(driver, items), apply(EMPTY, items))
 
     def test_directories_of_many_files(self, driver: Driver) -> None:
-        items = [file(b"many/%d" % number, b"%d" % number) for number in range(2000)]
+        items = [file(b"many/%d" % number, b"%d" % number) for number in range(1000)]
         assert_same(self.applied(driver, items), apply(EMPTY, items))
 
     def test_links_survive_a_second_layer(self, driver: Driver) -> None:
