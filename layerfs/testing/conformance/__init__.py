@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import pytest
 
-_PARTS = ("base", "content", "edits", "life", "limits", "mounting", "space", "together")
+_PARTS = ("base", "content", "edits", "endings", "life", "limits", "mounting", "space", "together")
 pytest.register_assert_rewrite(
     *(f"{__name__}.{part}" for part in _PARTS)
 )  # before the modules below are imported
@@ -25,6 +25,7 @@ pytest.register_assert_rewrite(
 from layerfs.testing.conformance.base import Base, Place
 from layerfs.testing.conformance.content import Content
 from layerfs.testing.conformance.edits import Edits
+from layerfs.testing.conformance.endings import Endings
 from layerfs.testing.conformance.life import Life
 from layerfs.testing.conformance.limits import Limits
 from layerfs.testing.conformance.mounting import Mounting
@@ -34,5 +35,5 @@ from layerfs.testing.conformance.together import Together
 __all__ = ["DriverConformance", "Place"]
 
 
-class DriverConformance(Life, Mounting, Content, Edits, Limits, Space, Together, Base):
+class DriverConformance(Life, Mounting, Content, Edits, Endings, Limits, Space, Together, Base):
     """All of the suite."""
