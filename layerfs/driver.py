@@ -288,8 +288,10 @@ def parse_options(cls: type[Any], options: Mapping[str, str], driver: str) -> An
         field = known.get(name)
         if field is None:
             raise _unknown_option(driver, name, known)
+        values[name] = text  # converted once more, by the class
         try:
-            values[name] = field.converter(text) if callable(field.converter) else text
+            if callable(field.converter):
+                field.converter(text)
         except ValueError as error:
             raise InvalidOption(f"option {driver}.{name}={text!r}: {error}") from error
     return cls(**values)

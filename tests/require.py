@@ -65,6 +65,15 @@ class Need:
         if not Path("/dev/loop-control").exists():
             self.missing("loop", "no /dev/loop-control")
 
+    def file_system(self, kind: str) -> None:
+        """A file system of this ``kind`` (``btrfs``) can be made on a file and mounted."""
+        self.loop()
+        self.tool(f"mkfs.{kind}")
+        if not _knows(kind):
+            subprocess.run([self.tool("modprobe"), "-q", kind], capture_output=True)
+            if not _knows(kind):
+                self.missing(kind, "the kernel has no such file system")
+
     def selinux(self) -> None:
         """SELinux with a policy loaded."""
         if not Path("/sys/fs/selinux/enforce").exists():
@@ -74,6 +83,10 @@ class Need:
         """An ordinary user can make a user namespace that maps a range of ids."""
         for tool in ("newuidmap", "unshare"):
             self.tool(tool)
+
+
+def _knows(file_system: str) -> bool:
+    return f"\t{file_system}\n" in Path("/proc/filesystems").read_text()
 
 
 need = Need()

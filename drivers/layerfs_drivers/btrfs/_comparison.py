@@ -1,0 +1,67 @@
+"""What a layer changed of its parent, of which it is a snapshot."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from layerfs.archive.changes import Change, Touched, walk_changes
+from layerfs.linux.readonlyview import read_only_view
+from layerfs.linux.syncfs import syncfs
+from layerfs_drivers.btrfs import _ioctl
+from layerfs_drivers.btrfs._privilege import is_host_root
+from layerfs_drivers.btrfs._subvolumes import has_nested, snapshot_view
+from layerfs_drivers.btrfs._touched import Since, touched
+
+
+@contextlib.contextmanager
+def compared(
+    home: Path, layer: int, below: int | None, *, may_write: bool
+) -> Iterator[tuple[Path, Iterable[Change]]]:
+    """The root of ``layer`` during the block, and what leads there from ``below``; both are open subvolumes.
+
+    Where the kernel lets us, the layer is seen as it was at one moment, and only what was touched since it
+    was made of ``below`` is looked at.
+    """
+    both = [layer] if below is None else [layer, below]
+    with contextlib.ExitStack() as held:
+        if not is_host_root() or not all(_can_be_still(fd, may_write=may_write) for fd in both):
+            shown = [_path(held.enter_context(read_only_view(fd))) for fd in both]
+            yield shown[0], walk_changes(shown[0], shown[1] if below is not None else None)
+            return
+        new = held.enter_context(_still(home, layer))
+        if below is None:
+            yield _path(new), walk_changes(_path(new), None)
+            return
+        since = _ioctl.subvolume_info(layer).made + 1
+        if _ioctl.subvolume_info(below).changed < since:
+            # Not even its access times are to be changed: the next comparison had to look at it, too.
+            old, parent = held.enter_context(read_only_view(below)), Since(below, None)
+        else:
+            old = held.enter_context(_still(home, below))
+            parent = Since(old, since)
+        is_snapshot = _ioctl.subvolume_info(layer).parent_uuid == _ioctl.subvolume_info(below).uuid
+        known: Touched | None = touched(Since(new, since), parent) if is_snapshot else None
+        yield _path(new), walk_changes(_path(new), _path(old), known)
+
+
+def _can_be_still(fd: int, *, may_write: bool) -> bool:
+    """Whether the whole of a subvolume can be had as :func:`_still` does: what is nested in it is in no
+    snapshot, and not in its tree."""
+    return not has_nested(fd) and (may_write or _ioctl.is_read_only(fd))
+
+
+@contextlib.contextmanager
+def _still(home: Path, subvolume: int) -> Iterator[int]:
+    """A subvolume that nobody writes to, with all that was written to it in its tree."""
+    if _ioctl.is_read_only(subvolume):
+        syncfs(_path(subvolume))
+        yield subvolume
+    else:
+        with snapshot_view(home, subvolume) as fd:
+            yield fd
+
+
+def _path(fd: int) -> Path:
+    return Path(f"/proc/self/fd/{fd}")
