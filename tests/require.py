@@ -22,6 +22,9 @@ from layerfs.linux.userns import in_user_namespace
 class Need:
     """Each method returns when the need is met."""
 
+    def __init__(self) -> None:
+        self._has_overlay: set[int] = set()  # file systems where it was tried
+
     def missing(self, what: str, why: str) -> NoReturn:
         """Skip, or fail where ``what`` is required."""
         required = os.environ.get("LAYERFS_REQUIRE", "").split(",")
@@ -46,6 +49,8 @@ class Need:
     def overlay(self, where: Path) -> None:
         """Kernel overlay mounts with an upper directory below ``where``."""
         self.root()
+        if where.stat().st_dev in self._has_overlay:
+            return
         with tempfile.TemporaryDirectory(dir=where) as scratch:
             base = Path(scratch)
             for name in ("lower", "upper", "work", "merged"):
@@ -59,6 +64,7 @@ class Need:
             if done.returncode != 0:
                 self.missing("overlay", done.stderr.strip())
             subprocess.run(["umount", str(base / "merged")], check=True)
+        self._has_overlay.add(where.stat().st_dev)
 
     def loop(self) -> None:
         self.root()
