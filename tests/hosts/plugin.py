@@ -86,22 +86,28 @@ class Run:
         self.kernel: Kernel | None = None
 
     def start(self) -> None:
-        files = dict.fromkeys(str(item.path) for item in self.items.values())
-        option = self.config.option
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--no-header"]
-        command += ["-o", "tmp_path_retention_policy=none", "--basetemp=/run/scratch/pytest"]
-        command.append(f"--color={'yes' if self.config.get_terminal_writer().hasmarkup else 'no'}")
-        command += [f"--tb={option.tbstyle}", *["-v"] * option.verbose, *["-l"] * option.showlocals]
-        if getattr(option, "timeout", None) is not None:
-            command.append(f"--timeout={option.timeout}")
         environment = {key: value for key, value in os.environ.items() if key.startswith("LAYERFS_")}
         environment |= {"LAYERFS_HOST": self.host.name, "LAYERFS_REQUIRE": "all"}
         self.kernel = Kernel(
-            self.host, [*command, *files], "\n".join(self.items), environment, self.config.rootpath
+            self.host, self._command(), "\n".join(self.items), environment, self.config.invocation_params.dir
         )
         self.current = ""
         self.reports: list[pytest.TestReport] = []
         self.heard = time.monotonic()
+
+    def _command(self) -> list[str]:
+        """pytest upon the same files, with what was asked for here about how failures are shown."""
+        option = self.config.option
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--no-header"]
+        command += ["-o", "tmp_path_retention_policy=none", "--basetemp=/run/scratch/pytest"]
+        command.append(f"--rootdir={self.config.rootpath}")
+        if self.config.inipath:
+            command.append(f"--config-file={self.config.inipath}")
+        command.append(f"--color={'yes' if self.config.get_terminal_writer().hasmarkup else 'no'}")
+        command += [f"--tb={option.tbstyle}", *["-v"] * option.verbose, *["-l"] * option.showlocals]
+        if getattr(option, "timeout", None) is not None:
+            command.append(f"--timeout={option.timeout}")
+        return [*command, *dict.fromkeys(str(item.path) for item in self.items.values())]
 
     def done(self) -> Iterator[tuple[pytest.Item, list[pytest.TestReport]]]:
         """The items that ended since the last call."""

@@ -12,6 +12,7 @@ import base64
 import os
 import pickle
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -142,8 +143,15 @@ class Kernel:
         return os.pread(self._console, 8000, max(0, size - 8000)).decode(errors="replace").replace("\r", "")
 
     def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        pid = self._process.pid
+        # The kernel, not unshare, which is to reap it.
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if self.running() else ():
+            os.kill(int(child), signal.SIGKILL)
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         os.close(self._console)
         os.close(self._told)
 
