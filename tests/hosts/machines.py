@@ -29,7 +29,7 @@ class Host:
 
     name: str
     modules: tuple[str, ...]  # in loading order: insmod does not resolve dependencies
-    memory: int = 1536  # MiB; taken from this machine only when touched
+    memory: int = 1024  # MiB; taken from this machine only when touched
     selinux: bool = False  # with the policy of selinux.cil loaded, permissive
     environment: Mapping[str, str] = field(factory=dict)
     tools: tuple[str, ...] = ()  # programs of this machine that the tests there use
