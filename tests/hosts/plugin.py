@@ -152,11 +152,12 @@ class Outside:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(key=lambda item: (host_of(item) != HERE, host_of(item) if host_of(item) != HERE else ""))
+        items.sort(key=lambda item: (host_of(item) != HERE, host_of(item)))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        if not self.config.option.collectonly and not session.testsfailed:
+        option = self.config.option
+        if not option.collectonly and (option.continue_on_collection_errors or not session.testsfailed):
             self._plan(session.items)
         try:
             self._boot(_processors() - 1)
@@ -211,6 +212,7 @@ class Outside:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         if host_of(item) != HERE:
             self._check(host_of(item))
+            pytest.fail("its host was not booted", pytrace=False)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
@@ -218,6 +220,8 @@ class Outside:
             return None
         # Whichever is ready stands in for this one: each item comes up once, in the order they ended.
         while not self.done:
+            if not self.running and not self.waiting:
+                return None
             self._boot(_processors())
             time.sleep(0.05)
         ready, reports = self.done.popleft()
