@@ -54,6 +54,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "doctor": ("host", "what is wrong here, why, and the mend"),
         "check": ("checks", "verify the store"),
         "repair": ("checks", "heal what check finds"),
+        "migrate": ("migration", "move the store to another driver"),
     },
 }
 
