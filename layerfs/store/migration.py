@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 import attrs
 
+from layerfs.archive.changes import ChangeKind
 from layerfs.archive.names import normalise
 from layerfs.archive.reader import TarReader
 from layerfs.archive.streams import CHUNK, iter_stream
@@ -348,12 +349,13 @@ class _Move:
                 finally:
                     self.target.put(id)
             told.end()
-            if self._digest(self.target, info) != told.digest:
+            digest, held = self._look(self.target, info)
+            if digest != told.digest:
                 raise StoreDamaged(
                     f"the changes of container {info.name} are not the same with driver {self.target.name}",
                     hint="this is a fault in a driver; the store stays as it was",
                 )
-            noted = _Noted(told.digest, list(self._left_behind(info)))
+            noted = _Noted(told.digest, list(self._left_behind(info, held)))
         self._done(info.mount_id, noted, told.bytes)
 
     def _parts(self, info: RWLayerInfo) -> Iterator[tuple[GraphID, GraphID | None, CreateOptions]]:
@@ -365,24 +367,24 @@ class _Move:
         yield info.mount_id, parent, info.options
 
     def _is_unchanged(self, info: RWLayerInfo) -> bool:
-        return self._digest(self.core.driver, info) == self.copied[info.mount_id].digest
+        return self._look(self.core.driver, info)[0] == self.copied[info.mount_id].digest
 
-    def _digest(self, driver: Driver, info: RWLayerInfo) -> str:
-        """Of all that a container's layers hold."""
+    def _look(self, driver: Driver, info: RWLayerInfo) -> tuple[str, list[set[bytes]]]:
+        """The digest of all that a container's layers hold, and the paths that each of them has."""
         told = _Told(silent, info.name)
+        held = []
         for id, parent, _ in self._parts(info):
             with driver.diff(id, parent) as tar, told.reading(tar) as stream:
+                held.append({normalise(entry.name) for entry in TarReader(stream)})
                 while stream.read(CHUNK):
                     pass
-        return told.digest
+        return told.digest, held
 
-    def _left_behind(self, info: RWLayerInfo) -> Iterator[str]:
+    def _left_behind(self, info: RWLayerInfo, held: Iterable[set[bytes]]) -> Iterator[str]:
         """The paths of the changeset that its tar does not hold."""
-        for id, parent, _ in self._parts(info):
-            with self.target.diff(id, parent) as tar:
-                held = {normalise(entry.name) for entry in TarReader(tar)}
+        for (id, parent, _), paths in zip(self._parts(info), held, strict=True):
             for change in self.core.driver.changes(id, parent):
-                if change.kind.value != "D" and change.path not in held:
+                if change.kind is not ChangeKind.DELETED and change.path not in paths:
                     yield f"/{show(change.path)}"
 
     def _cache_id(self, chain_id: ChainID | None) -> CacheID | None:
