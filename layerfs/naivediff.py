@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
 from layerfs.driver import (
     NO_OPTIONS,
@@ -25,7 +24,10 @@ from layerfs.ids import GraphID
 from layerfs.linux.privatemount import private_mount
 from layerfs.values import frozen
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from layerfs.archive.changes import Change
 
 

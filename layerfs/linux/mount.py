@@ -26,11 +26,16 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from layerfs.linux.mountinfo import is_mount
 from layerfs.linux.opened import opened
 from layerfs.linux.syscall import AT_FDCWD, call, failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
 
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000

@@ -13,7 +13,6 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from layerfs.errors import (
     LayerfsError,
@@ -27,6 +26,10 @@ from layerfs.errors import (
     translated,
 )
 from layerfs.linux.flock import FileLock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 FILE_NAME = "layerfs.db"
 VERSION = 1
@@ -139,7 +142,7 @@ CREATE TABLE migrated (
 """
 
 
-Row = tuple[Any, ...]
+Row = tuple["Any", ...]
 
 BUSY_TIMEOUT_S = 60.0
 """How long to wait for another process's transaction; each takes milliseconds."""

@@ -6,7 +6,6 @@ import io
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
 
 from layerfs.driver import NO_OPTIONS, CreateOptions, Driver
 from layerfs.errors import LayerNotFound, PriorDrivers, translated
@@ -23,7 +22,10 @@ from layerfs.store.rwlayer import RWLayer
 
 # The modules that only some journeys need are imported by the methods that start them: mounting a
 # container must not pay for registering a layer.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from layerfs.store.check import Problem, Repaired
     from layerfs.store.images import ImageInfo, ImageRecord
     from layerfs.store.layer import Layer

@@ -24,7 +24,7 @@ def as_nobody(*words: str | Path, root: Path) -> subprocess.CompletedProcess[str
         f"--ambient-caps={keep}",
     ]
     where = ["--root", str(root / "store"), "--runroot", str(root / "run")]
-    command = [*drop, sys.executable, "-m", "layerfs.cli.main", *where, *map(str, words)]
+    command = [*drop, sys.executable, "-m", "layerfs.cli", *where, *map(str, words)]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
 
 
