@@ -37,6 +37,7 @@ _SUBVOL_SPEC_BY_ID = 1 << 4
 QGROUP_LIMIT_MAX_EXCL = 1 << 1
 _QUOTA_CTL_ENABLE = 1
 _LAST = (1 << 64) - 1
+_CLEAR_VALUE = (1 << 64) - 1
 _ROOM = 1 << 16
 """Bytes that one search can fill: no item is longer than a block of a tree, 64 KiB at most."""
 
@@ -232,10 +233,13 @@ def wait_for_rescan(fd: int) -> None:
     _ioctl(fd, QUOTA_RESCAN_WAIT, b"")
 
 
-def limit_qgroup(fd: int, id: int, exclusive: int) -> None:
-    """Let the subvolume ``id`` hold at most so many bytes that it shares with no other. ENOTCONN: quota
-    is off."""
-    _ioctl(fd, QGROUP_LIMIT, _QGROUP_LIMIT.pack(id, QGROUP_LIMIT_MAX_EXCL, 0, exclusive, 0, 0))
+def limit_qgroup(fd: int, id: int, exclusive: int | None) -> None:
+    """Let the subvolume ``id`` hold at most so many bytes that it shares with no other; None: any number.
+
+    ENOTCONN: quota is off.
+    """
+    limit = _CLEAR_VALUE if exclusive is None else exclusive
+    _ioctl(fd, QGROUP_LIMIT, _QGROUP_LIMIT.pack(id, QGROUP_LIMIT_MAX_EXCL, 0, limit, 0, 0))
 
 
 def remove_qgroup(fd: int, id: int) -> None:

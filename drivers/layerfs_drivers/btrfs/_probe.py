@@ -10,7 +10,8 @@ from layerfs.errors import NotSupported
 from layerfs.linux.mountinfo import mount_of
 from layerfs.linux.opened import opened
 from layerfs.linux.userns import has_capability
-from layerfs_drivers.btrfs import _ioctl
+from layerfs_drivers.btrfs import _ioctl, _quota
+from layerfs_drivers.btrfs._privilege import is_host_root
 
 _OTHER_PLACE = "put the store on btrfs, e.g. mount one at its root: mkfs.btrfs DEVICE; mount DEVICE {}"
 
@@ -32,7 +33,11 @@ def probe(home: Path) -> None:
     try:
         with opened(place, os.O_RDONLY | os.O_DIRECTORY) as fd:
             _ioctl.create_subvolume(fd, name)
+            with opened(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd) as made:
+                id = _ioctl.subvolume_info(made).id
             os.rmdir(name, dir_fd=fd)  # of an empty one, for anybody: Linux 4.18
+            if is_host_root() and _quota.is_on(fd):
+                _quota.remove(fd, id)
     except OSError as error:
         hint = ""
         if error.errno == errno.EPERM:

@@ -81,13 +81,19 @@ class Quota:
         except FileNotFoundError:
             return None
 
-    def keep(self, id: GraphID, fd: int) -> None:
-        """Set the limit of the layer, whose root is ``fd``, unless it is set or quota is off."""
+    def set(self, id: GraphID, fd: int) -> None:
+        """Give the layer, whose root is ``fd``, the limit that was written down, or none: a snapshot has that
+        of its origin."""
         size = self.limit(id)
-        if size is not None and is_host_root() and is_on(fd):
+        if is_host_root() and is_on(fd):
             subvolume = _ioctl.subvolume_info(fd).id
             if _exclusive_limit(fd, subvolume) != size:
                 _ioctl.limit_qgroup(fd, subvolume, size)
+
+    def keep(self, id: GraphID, fd: int) -> None:
+        """Set the limit that was written down again, if quota was switched off meanwhile."""
+        if self.limit(id) is not None:
+            self.set(id, fd)
 
     def forget(self, id: GraphID) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -119,31 +125,36 @@ def enable(home: Path) -> None:
             _ioctl.wait_for_rescan(fd)
 
 
-def write_notes(home: int, subvolumes: list[int]) -> None:
-    """Write down, in the open directory ``home``, that these are about to be removed, and so their qgroups.
+def write_note(home: int, subvolume: int) -> None:
+    """Write down, in the open directory ``home``, that a subvolume is about to be removed, and so its qgroup.
 
     Kernels before 6.11 leave a qgroup behind with its subvolume; later ones keep it until the last block
     of the subvolume is freed, and remove it then.
     """
     if is_on(home):
-        for id in subvolumes:
-            with opened(f"{NOTE}{id}", os.O_WRONLY | os.O_CREAT, dir_fd=home):
-                pass
+        with opened(f"{NOTE}{subvolume}", os.O_WRONLY | os.O_CREAT, dir_fd=home):
+            pass
 
 
 def settle_note(home: int, subvolume: int) -> None:
     """Remove the qgroup of a subvolume that was removed, and the note of it; or leave it to the next time."""
     if _still_there(home, subvolume):
         return
+    if remove(home, subvolume):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{NOTE}{subvolume}", dir_fd=home)
+
+
+def remove(fd: int, subvolume: int) -> bool:
+    """Remove the qgroup of a subvolume that was removed; False: it will go with the last block of that."""
     try:
-        _ioctl.remove_qgroup(home, subvolume)
+        _ioctl.remove_qgroup(fd, subvolume)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            return
+            return False
         if error.errno not in (errno.ENOENT, errno.ENOTCONN):
             raise
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{NOTE}{subvolume}", dir_fd=home)
+    return True
 
 
 def _still_there(home: int, subvolume: int) -> bool:

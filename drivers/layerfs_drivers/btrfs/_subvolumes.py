@@ -19,7 +19,9 @@ from pathlib import Path
 from layerfs.linux.flock import FileLock
 from layerfs.linux.openat2 import open_beneath
 from layerfs.linux.opened import opened
+from layerfs.linux.syncfs import syncfs
 from layerfs_drivers.btrfs import _ioctl, _quota
+from layerfs_drivers.btrfs._names import Names
 from layerfs_drivers.btrfs._privilege import is_host_root
 
 REMOVING = ".removing-"
@@ -41,9 +43,12 @@ def snapshot(parent_fd: int, name: str, source: int) -> None:
         return
     with opened(name, _DIRECTORY, dir_fd=parent_fd) as top:
         for id, directory in _ioctl.inner_subvolumes(source):
-            path = _ioctl.inner_path(source, id, directory)
-            above, _, inner = path.rpartition(b"/")
-            with _beneath(source, path) as original, _beneath(top, above) as place:
+            above, inner = _where(source, id, directory)
+            with (
+                _beneath(source, above) as origin,
+                opened(inner, _DIRECTORY, dir_fd=origin) as original,
+                _beneath(top, above) as place,
+            ):
                 times = os.fstat(place)
                 os.rmdir(inner, dir_fd=place)
                 snapshot(place, os.fsdecode(inner), original)
@@ -69,53 +74,72 @@ def destroy(home: Path, name: str) -> None:
     What is not there is no error: several processes may do it together.
     """
     with opened(home, _DIRECTORY) as home_fd:
+        _destroy(home_fd, home_fd, os.fsencode(name))
+
+
+def _destroy(home: int, place: int, name: bytes) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        with opened(name, _DIRECTORY, dir_fd=place) as fd:
+            id = _ioctl.subvolume_info(fd).id
+            _ioctl.set_read_only(fd, False)  # else nothing in it could be removed
+            for inner, directory in _ioctl.inner_subvolumes(fd):
+                try:
+                    above, last = _where(fd, inner, directory)
+                    with _beneath(fd, above) as below:
+                        _destroy(home, below, last)
+                except OSError as error:
+                    # An ordinary user's are emptied with what they lie in.
+                    if error.errno != errno.ENOENT and is_host_root():
+                        raise
         if is_host_root():
-            _destroy_by_id(home_fd, name)
+            _quota.write_note(home, id)
+            _destroy_as_root(place, name, id)
+            _quota.settle_note(home, id)
         else:
-            _destroy_by_path(home_fd, os.fsencode(name))
+            _destroy_as_user(place, name)
 
 
-def _destroy_by_id(home: int, name: str) -> None:
+def _destroy_as_root(place: int, name: bytes, id: int) -> None:
+    """By id, so that nothing is removed that took the name meanwhile."""
     try:
-        with opened(name, _DIRECTORY, dir_fd=home) as fd:
-            doomed = list(_depth_first(home, _ioctl.subvolume_info(fd).id))
-    except FileNotFoundError:
-        return
-    _quota.write_notes(home, doomed)
-    for id in doomed:
-        with contextlib.suppress(FileNotFoundError):
-            _ioctl.destroy_by_id(home, id)
-    for id in doomed:
-        _quota.settle_note(home, id)
+        _ioctl.destroy_by_id(place, id)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # the kernel makes a path of the id
+            raise
+        _ioctl.destroy(place, os.fsdecode(name))
 
 
-def _depth_first(fd: int, subvolume: int) -> Iterator[int]:
-    """The subvolumes nested in one, each after those that are nested in it; at last itself."""
-    first, last = (subvolume, _ioctl.ROOT_REF_KEY, 0), (subvolume, _ioctl.ROOT_REF_KEY, (1 << 64) - 1)
-    for _, _, inner, _ in _ioctl.search(fd, _ioctl.ROOT_TREE, first, last):
-        yield from _depth_first(fd, inner)
-    yield subvolume
-
-
-def _destroy_by_path(parent_fd: int, name: bytes) -> None:
-    """Without privilege: by the ioctl where the mount has ``user_subvol_rm_allowed``, else emptied and then
-    removed as a directory (Linux 4.18)."""
+def _destroy_as_user(place: int, name: bytes) -> None:
+    """By the ioctl where the mount has ``user_subvol_rm_allowed``, else emptied and removed as a directory
+    (Linux 4.18)."""
     from layerfs.linux.removetree import remove_at
 
     try:
-        with opened(name, _DIRECTORY, dir_fd=parent_fd) as fd:
-            _ioctl.set_read_only(fd, False)
-            for id, directory in _ioctl.inner_subvolumes(fd):
-                above, _, inner = _ioctl.inner_path(fd, id, directory).rpartition(b"/")
-                with _beneath(fd, above) as place:
-                    _destroy_by_path(place, inner)
-        _ioctl.destroy(parent_fd, os.fsdecode(name))
-    except FileNotFoundError:
-        return
+        _ioctl.destroy(place, os.fsdecode(name))
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EACCES):
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTEMPTY):
             raise
-        remove_at(parent_fd, name)
+        remove_at(place, name)
+
+
+def _where(fd: int, id: int, directory: int) -> tuple[bytes, bytes]:
+    """The directory in which the subvolume ``id`` lies in that of ``fd``, and its name there."""
+    try:
+        above, _, name = _ioctl.inner_path(fd, id, directory).rpartition(b"/")
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG or not is_host_root():
+            raise
+        syncfs(f"/proc/self/fd/{fd}")  # renames are in the tree then
+        above, name = Names(fd).directory(directory), _name_of(fd, id)
+    return above, name
+
+
+def _name_of(fd: int, subvolume: int) -> bytes:
+    """The name of a subvolume where it lies, from its ``struct btrfs_root_ref``."""
+    first, last = (subvolume, _ioctl.ROOT_BACKREF_KEY, 0), (subvolume, _ioctl.ROOT_BACKREF_KEY, (1 << 64) - 1)
+    for *_, data in _ioctl.search(fd, _ioctl.ROOT_TREE, first, last):
+        return bytes(data[18:])  # dirid, sequence, name_len
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def sweep(home: Path) -> None:

@@ -124,7 +124,7 @@ class BtrfsDriver:
 
                 snapshot(home, id, source)
                 wait_for_tick()
-            self._quota.keep(id, held.enter_context(self._opened(id)))
+            self._quota.set(id, held.enter_context(self._opened(id)))
 
     def remove(self, id: GraphID, /) -> None:
         with self._writing(f"remove layer {id}"):
