@@ -27,6 +27,7 @@ def file_system(kind: str, *, size: int = GIB, mkfs: Sequence[str] = (), options
     with tempfile.TemporaryDirectory(prefix=f"layerfs-{kind}-", ignore_cleanup_errors=True) as scratch:
         image, root = Path(scratch) / "image", Path(scratch) / "mounted"
         root.mkdir()
+        Path(scratch).chmod(0o755)  # ordinary users have files in it, too
         with image.open("wb") as file:
             file.truncate(size)
         make = [need.tool(f"mkfs.{kind}"), "-q", *mkfs, str(image)]

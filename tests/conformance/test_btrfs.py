@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from layerfs.driver import Driver
 from layerfs.testing.conformance import DriverConformance, Place
 from layerfs_drivers.btrfs import DRIVER
+from tests.btrfskit import wait_for_cleaner
 from tests.filesystems import file_system
 
 
@@ -27,22 +29,26 @@ def btrfs_with_quota() -> Iterator[Path]:
         yield root
 
 
-class TestBtrfs(DriverConformance):
+class OnBtrfs(DriverConformance):
+    def open_driver(self, home: Path, runroot: Path, *, read_only: bool = False) -> Driver:
+        return DRIVER.open(home, runroot, {}, read_only=read_only)
+
+    def free_space(self, place: Place) -> int:
+        wait_for_cleaner(place.home.parent)
+        status = os.statvfs(place.home.parent)
+        return status.f_bfree * status.f_frsize
+
+
+class TestBtrfs(OnBtrfs):
     @pytest.fixture
     def place(self, btrfs: Path, tmp_path: Path) -> Iterator[Place]:
         yield from place_in(btrfs, tmp_path)
 
-    def open_driver(self, home: Path, runroot: Path, *, read_only: bool = False) -> Driver:
-        return DRIVER.open(home, runroot, {}, read_only=read_only)
 
-
-class TestBtrfsWithQuota(DriverConformance):
+class TestBtrfsWithQuota(OnBtrfs):
     @pytest.fixture
     def place(self, btrfs_with_quota: Path, tmp_path: Path) -> Iterator[Place]:
         yield from place_in(btrfs_with_quota, tmp_path)
-
-    def open_driver(self, home: Path, runroot: Path, *, read_only: bool = False) -> Driver:
-        return DRIVER.open(home, runroot, {}, read_only=read_only)
 
 
 def place_in(root: Path, tmp_path: Path) -> Iterator[Place]:
