@@ -60,7 +60,11 @@ def driver(where: Path) -> BtrfsDriver:
 
 
 def test_a_filled_layer_is_frozen(driver: BtrfsDriver) -> None:
-    for write in (lambda: (driver.home / BASE / "new").touch(), lambda: os.chmod(driver.home / BASE, 0o700)):
+    writes: list[Callable[[], None]] = [
+        (driver.home / BASE / "new").touch,
+        lambda: (driver.home / BASE).chmod(0o700),
+    ]
+    for write in writes:
         with pytest.raises(OSError) as caught:
             write()
         assert caught.value.errno == errno.EROFS
