@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from layerfs.testing.conformance.base import BASE, TOP, make_layer, mounted
+from layerfs.ids import GraphID
+from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
 from layerfs.testing.entries import directory, file
 from layerfs.testing.model import Item
 from layerfs_drivers.btrfs.driver import BtrfsDriver
@@ -27,9 +28,9 @@ import sys
 from pathlib import Path
 from layerfs_drivers.btrfs import DRIVER
 driver = DRIVER.open(Path(sys.argv[1]) / "home", Path(sys.argv[1]) / "run", {})
-list(driver.changes("warm", "base"))  # what is imported and found out once
+list(driver.changes("warm", "other"))  # what is imported and found out once
 print("now", file=sys.stderr, flush=True)
-print(*driver.changes("top", "base"), sep="\\n")
+print(*driver.changes("top", "other"), sep="\\n")
 print("done", file=sys.stderr, flush=True)
 """
 
@@ -50,18 +51,28 @@ def image(directories: int) -> list[Item]:
 
 
 def edited(where: Path, directories: int) -> BtrfsDriver:
-    """A container upon an image with so many directories of 20 files, in which little was done."""
+    """A container, in which little was done, upon an image with so many directories of 20 files."""
     where.mkdir()
     driver = open_in(where)
     make_layer(driver, BASE, image(directories))
-    driver.create_read_write(TOP, BASE)
-    driver.create_read_write("warm", BASE)  # type: ignore[arg-type]
+    driver.create_read_write(OTHER, BASE)
+    driver.create_read_write(TOP, OTHER)
+    driver.create_read_write(GraphID("warm"), OTHER)
+    read_all(driver.home / TOP)
     with mounted(driver, TOP) as root:
         (root / "etc" / "new").write_bytes(b"new")
         (root / "etc" / "motd").chmod(0o600)
         (root / "usr" / "000" / "3").write_bytes(b"written")
         (root / "usr" / "001" / "4").unlink()
+    read_all(driver.home / OTHER)
     return driver
+
+
+def read_all(root: Path) -> None:
+    """That is no change, though access times are kept here, where no mount prevents it."""
+    for path in root.rglob("*"):
+        if path.is_file():
+            path.read_bytes()
 
 
 def calls(where: Path) -> tuple[str, Counter[str]]:

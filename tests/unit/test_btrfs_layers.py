@@ -83,6 +83,14 @@ def test_a_layer_that_was_not_filled_to_its_end_is_not_frozen_and_can_be_removed
     driver.remove(OTHER)
 
 
+def test_reading_in_a_container_parts_nothing_from_its_image(driver: BtrfsDriver) -> None:
+    with mounted(driver, TOP) as root:
+        os.utime(root / "d" / "f", ns=(0, 1))
+        (root / "d" / "f").read_bytes()
+        os.listdir(root / "d")
+        assert (root / "d" / "f").stat().st_atime_ns == 0
+
+
 def test_metadata_tells_the_subvolume_and_the_parent(driver: BtrfsDriver) -> None:
     facts = driver.metadata(TOP)
     assert facts["parent"] == BASE

@@ -12,7 +12,7 @@ from layerfs.linux.syncfs import syncfs
 from layerfs_drivers.btrfs import _ioctl
 from layerfs_drivers.btrfs._privilege import is_host_root
 from layerfs_drivers.btrfs._subvolumes import has_nested, snapshot_view
-from layerfs_drivers.btrfs._touched import Since, touched
+from layerfs_drivers.btrfs._touched import touched
 
 
 @contextlib.contextmanager
@@ -34,15 +34,13 @@ def compared(
         if below is None:
             yield _path(new), walk_changes(_path(new), None)
             return
-        since = _ioctl.subvolume_info(layer).made + 1
-        if _ioctl.subvolume_info(below).changed < since:
-            # Not even its access times are to be changed: the next comparison had to look at it, too.
-            old, parent = held.enter_context(read_only_view(below)), Since(below, None)
-        else:
-            old = held.enter_context(_still(home, below))
-            parent = Since(old, since)
-        is_snapshot = _ioctl.subvolume_info(layer).parent_uuid == _ioctl.subvolume_info(below).uuid
-        known: Touched | None = touched(Since(new, since), parent) if is_snapshot else None
+        made, parent = _ioctl.subvolume_info(layer), _ioctl.subvolume_info(below)
+        is_changed = parent.changed > made.made
+        # Not even access times are to change by our looking: the next comparison would have to look closer.
+        old = held.enter_context(_still(home, below) if is_changed else read_only_view(below))
+        known: Touched | None = None
+        if made.parent_uuid == parent.uuid:
+            known = touched(new, old if is_changed else below, made, is_old_changed=is_changed)
         yield _path(new), walk_changes(_path(new), _path(old), known)
 
 

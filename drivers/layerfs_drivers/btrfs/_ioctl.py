@@ -46,7 +46,7 @@ _VOL_ARGS_V2 = struct.Struct("=q Q Q 4Q 4040s")
 _FLAGS = struct.Struct("=Q")
 _SEARCH_KEY = struct.Struct("=7Q 4I 4Q Q")  # with the buf_size of search_args_v2
 _SEARCH_HEADER = struct.Struct("=3Q 2I")
-_SUBVOL_INFO = struct.Struct("=Q 256s 4Q 16s 16s 16s 4Q 64x 64x")
+_SUBVOL_INFO = struct.Struct("=Q 256s 4Q 16s 16s 16s 4Q 16x Q I 4x 32x 64x")
 _ROOTREFS = struct.Struct("=Q 510Q B 7x")
 _LOOKUP_USER = struct.Struct("=2Q 256s 3824s")
 _FS_INFO = struct.Struct("=2Q 16s 992x")
@@ -94,6 +94,8 @@ class SubvolumeInfo:
     """The last transaction in which an inode in it was changed (``ctransid``)."""
     made: int
     """The transaction that made it (``otransid``): all that is later was done since."""
+    made_at: tuple[int, int]
+    """When that was: seconds and nanoseconds."""
 
 
 def create_subvolume(parent_fd: int, name: str) -> None:
@@ -140,7 +142,7 @@ def subvolume_info(fd: int) -> SubvolumeInfo:
     """Of the subvolume that ``fd`` lies in."""
     fields = _SUBVOL_INFO.unpack(_ioctl(fd, GET_SUBVOL_INFO, bytes(_SUBVOL_INFO.size)))
     id, uuid, parent_uuid, changed, made = (fields[at] for at in (0, 6, 7, 9, 10))
-    return SubvolumeInfo(id, uuid, parent_uuid, changed, made)
+    return SubvolumeInfo(id, uuid, parent_uuid, changed, made, (fields[13], fields[14]))
 
 
 def inner_subvolumes(fd: int) -> Iterator[tuple[int, int]]:

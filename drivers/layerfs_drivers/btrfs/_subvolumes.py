@@ -81,7 +81,8 @@ def _destroy(home: int, place: int, name: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
         with opened(name, _DIRECTORY, dir_fd=place) as fd:
             id = _ioctl.subvolume_info(fd).id
-            _ioctl.set_read_only(fd, False)  # else nothing in it could be removed
+            if has_nested(fd) or not is_host_root():
+                _ioctl.set_read_only(fd, False)  # else nothing in it could be removed
             for inner, directory in _ioctl.inner_subvolumes(fd):
                 try:
                     above, last = _where(fd, inner, directory)

@@ -19,56 +19,68 @@ from collections.abc import Iterator
 from layerfs.archive.changes import Touched
 from layerfs.values import frozen
 from layerfs_drivers.btrfs import _ioctl
+from layerfs_drivers.btrfs._ioctl import SubvolumeInfo
 from layerfs_drivers.btrfs._names import Name, Names, names_in
 
 _ROOT = _ioctl.FIRST_FREE_OBJECTID
 _LAST_INODE = (1 << 64) - 256  # BTRFS_LAST_FREE_OBJECTID
 _LAST_OFFSET = (1 << 64) - 1
 
-_INODE_ITEM = struct.Struct("=8x Q 24x I 8x I")  # transid, nlink, mode
+_INODE_ITEM = struct.Struct("=Q Q 24x I 8x I 68x Q I")  # generation, transid, nlink, mode, ctime (two)
 
 
-@frozen
-class Since:
-    """A subvolume, its root open, all of it in its tree; ``transaction`` is the first that counts. None:
-    nothing was touched."""
+def touched(new: int, old: int, made: SubvolumeInfo, *, is_old_changed: bool) -> Touched:
+    """What was touched in two subvolumes since ``new`` was ``made`` a snapshot of ``old``.
 
-    fd: int
-    transaction: int | None
-
-
-def touched(new: Since, old: Since) -> Touched:
-    """What was touched in either of two subvolumes since one was made a snapshot of the other.
-
-    ``OSError`` as :func:`_ioctl.search`.
+    Both are open, with all that was written to them in their trees; unless ``is_old_changed`` nothing was
+    written to ``old`` since. ``OSError`` as :func:`_ioctl.search`.
     """
     directories: set[int] = set()
     ways: defaultdict[int, set[bytes]] = defaultdict(set)
-    trees = [Names(new.fd), Names(old.fd)]
-    for tree, since in zip(trees, (new, old), strict=True):
-        if since.transaction is not None:
-            for inode, is_directory, names in _touched_inodes(tree, since.transaction):
-                if is_directory:
-                    directories.add(inode)
-                for directory, name in names:
-                    _add_way(ways, tree, directory, name)
+    trees = [Names(new), Names(old)]
+    for tree, other in ((trees[0], old), (trees[1], new)):
+        if tree.fd == old and not is_old_changed:
+            break
+        for inode, is_directory, names in _touched_inodes(tree, other, made):
+            if is_directory:
+                directories.add(inode)
+            for directory, name in names:
+                _add_way(ways, tree, directory, name)
     return Touched(directories, ways, trees[0].paths, trees[1].paths)
 
 
-def _touched_inodes(tree: Names, since: int) -> Iterator[tuple[int, bool, list[Name]]]:
-    """Inode number, whether it is a directory, and all its names."""
+def _touched_inodes(tree: Names, other: int, made: SubvolumeInfo) -> Iterator[tuple[int, bool, list[Name]]]:
+    """Inode number, whether it is a directory, and all its names.
+
+    Without what was but read: that sets the access time, of which layers know nothing. The change time of
+    such an inode is the same in the ``other`` subvolume, and from before the two parted.
+    """
     current: _Inode | None = None
+    since = made.made + 1
     first, last = (_ROOT, _ioctl.INODE_ITEM_KEY, 0), (_LAST_INODE, 255, _LAST_OFFSET)
     for number, type, offset, data in _ioctl.search(tree.fd, 0, first, last, since=since):
         if type == _ioctl.INODE_ITEM_KEY:
             if current is not None:
                 yield current.with_all_names(tree)
-            transaction, links, mode = _INODE_ITEM.unpack_from(data)
-            current = _Inode(number, links, stat.S_ISDIR(mode), []) if transaction >= since else None
+            generation, transaction, links, mode, *changed_at = _INODE_ITEM.unpack_from(data)
+            is_touched = transaction >= since and (
+                generation >= since or tuple(changed_at) > made.made_at or not _is_same(other, number, data)
+            )
+            current = _Inode(number, links, stat.S_ISDIR(mode), []) if is_touched else None
         elif current is not None and number == current.number:
             current.names.extend(names_in(type, offset, data))
     if current is not None:
         yield current.with_all_names(tree)
+
+
+def _is_same(subvolume: int, number: int, item: memoryview) -> bool:
+    """Whether the inode of that number is the same (they are used again) there, of the same change time."""
+    generation, _, _, _, *changed_at = _INODE_ITEM.unpack_from(item)
+    only = (number, _ioctl.INODE_ITEM_KEY, 0)
+    for *_, data in _ioctl.search(subvolume, 0, only, only):
+        other, _, _, _, *other_changed_at = _INODE_ITEM.unpack_from(data)
+        return bool(generation == other and changed_at == other_changed_at)
+    return False
 
 
 @frozen

@@ -161,11 +161,15 @@ class BtrfsDriver:
     # Mounts
 
     def mounts(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Sequence[Mount]:
-        """One bind mount. A layer that is filled is mounted read-only, however it is asked for."""
+        """One bind mount. A layer that is filled is mounted read-only, however it is asked for.
+
+        No access times are kept: each would part a block of the tree from the parent's, so that reading took
+        space, also from a limit, and made changes cost more to find.
+        """
         with translated(f"mount layer {id}"), self._opened(id) as fd:
             if not read_only:
                 self._refuse_read_only(f"mount layer {id} writable")
-            options = ("bind", "ro") if read_only or _ioctl.is_read_only(fd) else ("bind",)
+            options = ("bind", "ro") if read_only or _ioctl.is_read_only(fd) else ("bind", "noatime")
         return [Mount("bind", str(self._root(id)), options)]
 
     def get(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Path:
