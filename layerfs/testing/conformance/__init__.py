@@ -10,6 +10,15 @@ Each test gets a fresh home and runroot from the fixture ``place``; override tha
 file system. Whatever is still mounted there afterwards is unmounted. The tests need root, as mounting,
 device nodes and ``trusted.*`` attributes do. What a driver does not claim in its
 :class:`~layerfs.driver.Capabilities` is skipped, saying so.
+
+What else a test class may say of its driver, each described where it is defined:
+
+``persistent``, ``protects``, ``holes``
+    False where the driver cannot do what nearly every driver does.
+``size_limit``
+    A limit in bytes that the driver can set.
+``free_space(place)``
+    How much room is left, so that the suite can see whether removal gives it back.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from layerfs.testing.entries import (
     file,
     hard_link,
     opaque,
+    sparse_tar_stream,
     symlink,
     tar_bytes,
     tar_stream,
@@ -345,10 +346,19 @@ class Content(Base):
         assert_same(tree_of(driver, BASE), apply(EMPTY, items))
 
     def test_sparse_files_come_out_whole(self, driver: Driver) -> None:
-        content = b"start" + bytes(3_000_000) + b"end"
-        assert_same(
-            self.applied(driver, [file(b"sparse", content)]), apply(EMPTY, [file(b"sparse", content)])
+        """Whether the tar holds them dense or in pieces."""
+        pieces = {0: b"start", 1_000_000: b"middle" * 1000, 3_000_000: b"end"}
+        content = bytearray(4_000_000)
+        for offset, data in pieces.items():
+            content[offset : offset + len(data)] = data
+        dense = [file(b"sparse", bytes(content))]
+        make_layer(driver, BASE, dense)
+        driver.create(TOP, None)
+        assert driver.apply_diff(TOP, None, sparse_tar_stream(b"sparse", len(content), pieces)) == len(
+            content
         )
+        for id in (BASE, TOP):
+            assert_same(tree_of(driver, id), apply(EMPTY, dense))
 
     def test_an_overlay_whiteout_in_an_image_does_not_hide_anything(self, driver: Driver) -> None:
         """A 0/0 character device: a driver may be unable to hold it, but must not take it for a mark."""
