@@ -65,12 +65,15 @@ class Touched:
     old_names: Names
 
 
-def walk_changes(root: Path, parent: Path | None, touched: Touched | None = None) -> Iterator[Change]:
+def walk_changes(
+    root: Path, parent: Path | None, touched: Touched | None = None, *, xattrs_tell: bool = True
+) -> Iterator[Change]:
     """What leads from the tree ``parent`` (None: from nothing) to the tree ``root``, in order.
 
     Both are whole root file systems. Cost: one look at every file of both, and the content of files
     whose metadata are the same unless they are known as untouched (a snapshot's). With ``touched`` the
-    result is the same, and only what is told there is looked at. Hard links can make
+    result is the same, and only what is told there is looked at. Without ``xattrs_tell`` setting an extended
+    attribute leaves the change time of its file as it was, on that file system. Hard links can make
     an early path a change because of a late one, so nothing is yielded before all was seen.
 
     ``OSError`` with the path below the root. A name that vanishes meanwhile counts as not there.
@@ -78,7 +81,7 @@ def walk_changes(root: Path, parent: Path | None, touched: Touched | None = None
     with contextlib.ExitStack() as held:
         new = held.enter_context(opened(root, _ROOT))
         old = held.enter_context(opened(parent, _ROOT)) if parent is not None else None
-        kinds = _Comparison(new, old, touched).run()
+        kinds = _Comparison(new, old, touched, xattrs_tell).run()
     return iter(in_order(kinds))
 
 
@@ -153,8 +156,9 @@ class _Tree:
 class _Comparison:
     """One walk over both trees, directory by directory."""
 
-    def __init__(self, new: int, old: int | None, touched: Touched | None) -> None:
+    def __init__(self, new: int, old: int | None, touched: Touched | None, xattrs_tell: bool) -> None:
         self._touched = touched
+        self._xattrs_tell = xattrs_tell
         self._new = _Tree(new, touched.new_names if touched else None)
         self._old = _Tree(old, touched.old_names if touched else None) if old is not None else None
         self._kinds: dict[bytes, ChangeKind] = {}
@@ -198,7 +202,7 @@ class _Comparison:
             was = old.get(name)
             if was is None:
                 self._kinds[member] = ChangeKind.ADDED
-            elif metadata(status) != metadata(was) or not _same(new_fd, old_fd, name, status, was):
+            elif metadata(status) != metadata(was) or not self._same(new_fd, old_fd, name, status, was):
                 self._kinds[member] = ChangeKind.MODIFIED
             elif status.st_nlink > 1 or was.st_nlink > 1:
                 self._common.append(member)
@@ -213,6 +217,22 @@ class _Comparison:
                 self._kinds[join(path, name)] = ChangeKind.DELETED
             if stat.S_ISDIR(was.st_mode) and (now is None or not stat.S_ISDIR(now.st_mode)):
                 self._gone.append(join(path, name))
+
+    def _same(self, new_fd: int, old_fd: int, name: bytes, new: os.stat_result, old: os.stat_result) -> bool:
+        """Whether two inodes of equal metadata are equal in all else."""
+        untouched = is_untouched(new, old)
+        if untouched and self._xattrs_tell:
+            return True
+        if layer_xattrs(read_at(new_fd, name)) != layer_xattrs(read_at(old_fd, name)):
+            return False
+        if untouched:
+            return True
+        if stat.S_ISLNK(new.st_mode):
+            return os.readlink(name, dir_fd=new_fd) == os.readlink(name, dir_fd=old_fd)
+        if stat.S_ISREG(new.st_mode) and new.st_size:
+            with opened(name, _FILE, dir_fd=new_fd) as one, opened(name, _FILE, dir_fd=old_fd) as two:
+                return same_content(one, two)
+        return True
 
     def _to_compare(self, new_fd: int, old_fd: int) -> AbstractSet[bytes] | None:
         """The names to look at in a directory of both trees; None: all of them."""
@@ -262,20 +282,6 @@ def _walk(tree: _Tree, directories: Iterable[bytes]) -> Iterator[tuple[bytes, os
             if stat.S_ISDIR(status.st_mode):
                 pending.append(member)
             yield member, status
-
-
-def _same(new_fd: int, old_fd: int, name: bytes, new: os.stat_result, old: os.stat_result) -> bool:
-    """Whether two inodes of equal metadata are equal in all else."""
-    if is_untouched(new, old):
-        return True
-    if layer_xattrs(read_at(new_fd, name)) != layer_xattrs(read_at(old_fd, name)):
-        return False
-    if stat.S_ISLNK(new.st_mode):
-        return os.readlink(name, dir_fd=new_fd) == os.readlink(name, dir_fd=old_fd)
-    if stat.S_ISREG(new.st_mode) and new.st_size:
-        with opened(name, _FILE, dir_fd=new_fd) as one, opened(name, _FILE, dir_fd=old_fd) as two:
-            return same_content(one, two)
-    return True
 
 
 def _inode_numbers(directory: int) -> set[tuple[bytes, int]]:

@@ -1,6 +1,6 @@
 """Mounting and unmounting. The single place where a mount that a driver described is carried out.
 
-A mount is described by a file system type, a source and options, as mount(8) has them. Three kinds:
+A mount is described by a file system type, a source and options, as mount(8) has them. Four kinds:
 
 ``overlay``
     ``lowerdir``, ``upperdir`` and ``workdir`` hold escaped paths (:func:`escape_lower`). Every depth
@@ -8,6 +8,8 @@ A mount is described by a file system type, a source and options, as mount(8) ha
 ``bind``
     Options ``bind`` or ``rbind``; further ones (``ro``, ``nodev``, ...) apply to the new mount and,
     with ``rbind``, to all below it. Linux 5.12 for the further ones.
+``zfs``
+    By zfs-fuse where the kernel has no ZFS and that is running.
 anything else
     mount(2), with the options that are not the kernel's own joined by commas.
 
@@ -101,8 +103,20 @@ def perform(fstype: str, source: str, options: Sequence[str], target: Path) -> N
         _mount_overlay(source, options, target)
     elif fstype == "bind":
         _mount_bind(source, options, target)
+    elif fstype == "zfs" and _by_zfs_fuse(source, options, target):
+        pass
     else:
         _mount_old(fstype, source, options, target)
+
+
+def _by_zfs_fuse(source: str, options: Sequence[str], target: Path) -> bool:
+    """False, and nothing done, where zfs-fuse is not what serves ZFS."""
+    from layerfs.linux import zfsfuse  # no other mount needs it
+
+    if not zfsfuse.is_in_use():
+        return False
+    zfsfuse.mount(source, options, target)
+    return True
 
 
 def umount(target: Path, *, lazy: bool = False) -> None:

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from layerfs.linux.opened import opened
@@ -128,6 +128,43 @@ def holders(path: Path) -> list[Holder]:
                 entries = parse(Path(f"/proc/{pid}/mountinfo").read_bytes())
                 holds = holds_it[namespace] = _has_mount(entries, top, ours)
             if holds:
+                command = Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+                found.append(Holder(pid, command, namespace))
+        except OSError:
+            continue
+    return found
+
+
+def holders_of_source(source: bytes) -> list[str]:
+    """Who keeps ``source`` (a dataset, a device) mounted, for an error; best effort.
+
+    Of this mount namespace: the places where it is mounted. Of every other one that has it: one process.
+    """
+    places = [os.fsdecode(entry.mount_point) for entry in mounts() if entry.source == source]
+    elsewhere = _with_mount(lambda entry: entry.source == source)
+    own_namespace = os.stat("/proc/self/ns/mnt").st_ino
+    others = [str(holder) for holder in elsewhere if holder.namespace != own_namespace]
+    return [f"a mount at {place}" for place in places] + others
+
+
+def holders_of_device(number: tuple[int, int]) -> list[Holder]:
+    """Who has the file system on the block device ``number`` (major, minor) mounted: of every mount namespace
+    that has, one process; best effort. Mounts that are attached nowhere cannot be seen."""
+    return _with_mount(lambda entry: entry.device == number)
+
+
+def _with_mount(is_wanted: Callable[[MountEntry], bool]) -> list[Holder]:
+    """One process of every mount namespace that has such a mount."""
+    seen: set[int] = set()
+    found = []
+    for pid in sorted(int(name) for name in os.listdir(_PROC) if name.isdecimal()):
+        try:
+            namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+            if namespace in seen:
+                continue
+            entries = parse(Path(f"/proc/{pid}/mountinfo").read_bytes())
+            seen.add(namespace)
+            if any(map(is_wanted, entries)):
                 command = Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
                 found.append(Holder(pid, command, namespace))
         except OSError:
