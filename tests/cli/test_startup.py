@@ -19,10 +19,11 @@ NOT_OURS = {
     "layerfs.archive.changes", "layerfs.archive.compression", "layerfs.archive.overlaydiff",
     "layerfs.archive.overlaytree", "layerfs.archive.pack", "layerfs.archive.reader", "layerfs.archive.split",
     "layerfs.archive.unpack", "layerfs.archive.writer", "layerfs.image", "layerfs.linux.copytree",
-    "layerfs.linux.quota", "layerfs.linux.removetree",
+    "layerfs.linux.command", "layerfs.linux.loop", "layerfs.linux.quota", "layerfs.linux.removetree",
+    "layerfs.linux.zfsfuse",
     # other journeys through the store
-    "layerfs.store.check", "layerfs.store.images", "layerfs.store.layer", "layerfs.store.pruning",
-    "layerfs.store.recovery", "layerfs.store.register", "layerfs.store.removal",
+    "layerfs.store.check", "layerfs.store.images", "layerfs.store.layer", "layerfs.store.migration",
+    "layerfs.store.pruning", "layerfs.store.recovery", "layerfs.store.register", "layerfs.store.removal",
     # other commands
     "layerfs.cli.complaint", "layerfs.cli.containers", "layerfs.cli.host", "layerfs.cli.images",
     "layerfs.cli.progress", "layerfs.cli.tables",
