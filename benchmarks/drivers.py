@@ -100,6 +100,7 @@ def change(root: Path, files: int, changes: int) -> int:
     """
     directories = math.ceil(changes / CHANGED_IN_A_DIRECTORY)
     apart = files // IN_A_DIRECTORY // directories * IN_A_DIRECTORY
+    assert apart, f"{changes} changes need at least {directories * IN_A_DIRECTORY} files"
     for number in range(changes):
         directory, within = divmod(number, CHANGED_IN_A_DIRECTORY)
         file = root / _path(directory * apart + within)
