@@ -11,7 +11,8 @@ A mount is described by a file system type, a source and options, as mount(8) ha
 ``zfs``
     By zfs-fuse where the kernel has no ZFS and that is running.
 anything else
-    mount(2), with the options that are not the kernel's own joined by commas.
+    mount(2), with the options that are not the kernel's own joined by commas. ``ro=vfs``, as mount(8) has
+    it, makes the mount read-only but not its file system, which others may have mounted writable.
 
 Errors are ``OSError`` with the target, or the directory at fault, as filename; where the kernel gives a
 reason in words it is part of ``strerror``.
@@ -105,6 +106,12 @@ def perform(fstype: str, source: str, options: Sequence[str], target: Path) -> N
         _mount_bind(source, options, target)
     elif fstype == "zfs" and _by_zfs_fuse(source, options, target):
         pass
+    elif "ro=vfs" in options:
+        mount = detached(fstype, source, options)
+        try:
+            _attach(mount, target)
+        finally:
+            os.close(mount)
     else:
         _mount_old(fstype, source, options, target)
 
@@ -117,6 +124,23 @@ def _by_zfs_fuse(source: str, options: Sequence[str], target: Path) -> bool:
         return False
     zfsfuse.mount(source, options, target)
     return True
+
+
+def detached(fstype: str, source: str, options: Sequence[str]) -> int:
+    """A mount that is nowhere in the tree: a descriptor (O_PATH) of its root, with which it ends, also when
+    the process is killed. Not for overlay and bind mounts. fsmount(2), Linux 5.2."""
+    with _fs_context(fstype) as context:
+        context.set("source", source)
+        attributes = 0
+        for option in options:
+            if option == "ro=vfs":
+                attributes |= _FLAGS["ro"][1]
+                continue
+            attributes |= _FLAGS.get(option, (0, 0))[1]
+            key, equals, value = option.partition("=")
+            if option == "ro" or option not in _FLAGS:
+                context.set(key, value if equals else None)
+        return context.mount(attributes, source)
 
 
 def umount(target: Path, *, lazy: bool = False) -> None:
@@ -262,13 +286,17 @@ class _Context:
         else:
             self._config(FSCONFIG_SET_STRING, key, os.fsencode(value), f"{key}={value}")
 
+    def mount(self, attributes: int, about: str | Path) -> int:
+        """Make the file system, and a mount of it that is attached nowhere yet."""
+        self._config(FSCONFIG_CMD_CREATE, None, None, about)
+        try:
+            return call("fsmount", self.fd, FSMOUNT_CLOEXEC, attributes, path=about)
+        except OSError as error:
+            raise self._explained(error, about) from None
+
     def attach(self, attributes: int, target: Path) -> None:
         """Make the file system and mount it at ``target``."""
-        self._config(FSCONFIG_CMD_CREATE, None, None, target)
-        try:
-            mount = call("fsmount", self.fd, FSMOUNT_CLOEXEC, attributes, path=target)
-        except OSError as error:
-            raise self._explained(error, target) from None
+        mount = self.mount(attributes, target)
         try:
             _attach(mount, target)
         finally:

@@ -136,37 +136,30 @@ def holders(path: Path) -> list[Holder]:
 
 
 def holders_of_source(source: bytes) -> list[str]:
-    """Who keeps ``source`` (a dataset, a device) mounted, for an error; best effort.
+    """Who keeps ``source`` (a device, a dataset) mounted, for an error; best effort.
 
     Of this mount namespace: the places where it is mounted. Of every other one that has it: one process.
     """
-    places = [os.fsdecode(entry.mount_point) for entry in mounts() if entry.source == source]
-    elsewhere = _with_mount(lambda entry: entry.source == source)
-    own_namespace = os.stat("/proc/self/ns/mnt").st_ino
-    others = [str(holder) for holder in elsewhere if holder.namespace != own_namespace]
-    return [f"a mount at {place}" for place in places] + others
+    return _holders_where(lambda entry: entry.source == source)
 
 
-def holders_of_device(number: tuple[int, int]) -> list[Holder]:
-    """Who has the file system on the block device ``number`` (major, minor) mounted: of every mount namespace
-    that has, one process; best effort. Mounts that are attached nowhere cannot be seen."""
-    return _with_mount(lambda entry: entry.device == number)
+def holders_of_device(number: tuple[int, int]) -> list[str]:
+    """The same for the block device ``number`` (major, minor), by whatever name it was mounted."""
+    return _holders_where(lambda entry: entry.device == number)
 
 
-def _with_mount(is_wanted: Callable[[MountEntry], bool]) -> list[Holder]:
-    """One process of every mount namespace that has such a mount."""
-    seen: set[int] = set()
-    found = []
+def _holders_where(holds: Callable[[MountEntry], bool]) -> list[str]:
+    found = [f"a mount at {os.fsdecode(entry.mount_point)}" for entry in mounts() if holds(entry)]
+    seen = {os.stat("/proc/self/ns/mnt").st_ino}
     for pid in sorted(int(name) for name in os.listdir(_PROC) if name.isdecimal()):
         try:
             namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
             if namespace in seen:
                 continue
-            entries = parse(Path(f"/proc/{pid}/mountinfo").read_bytes())
             seen.add(namespace)
-            if any(map(is_wanted, entries)):
+            if any(holds(entry) for entry in parse(Path(f"/proc/{pid}/mountinfo").read_bytes())):
                 command = Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
-                found.append(Holder(pid, command, namespace))
+                found.append(str(Holder(pid, command, namespace)))
         except OSError:
             continue
     return found
