@@ -51,13 +51,13 @@ CREATE TABLE devices (
     filled          INTEGER NOT NULL,     -- 1: a read-only layer that never changes again
     state           TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'growing', 'removing'))
 );
-CREATE UNIQUE INDEX devices_unfinished ON devices (state != 'ready') WHERE state != 'ready'
+CREATE UNIQUE INDEX devices_unfinished ON devices (state != 'ready') WHERE state != 'ready';
 """
 
 _BUSY_TIMEOUT_S = 60.0
 
 _sqlite_is_used = threading.Lock()
-# A process that is forked while another thread is inside of SQLite would wait for that thread's locks for ever.
+# A process forked while another thread is inside of SQLite would wait for that thread's locks for ever.
 os.register_at_fork(
     before=_sqlite_is_used.acquire,
     after_in_parent=_sqlite_is_used.release,
@@ -155,9 +155,9 @@ class Journal:
             sql = "SELECT layer FROM devices WHERE layer IS NOT NULL AND state = 'ready' ORDER BY layer"
             return [row[0] for row in connection.execute(sql)]
 
-    def device_ids(self) -> list[int]:
-        with self._connected() as connection:
-            return [row[0] for row in connection.execute("SELECT id FROM devices ORDER BY id")]
+    def devices(self) -> list[Device]:
+        """In whatever state, by id."""
+        return self._devices("TRUE ORDER BY id")
 
     # What is about to be done, and done
 
@@ -207,20 +207,23 @@ class Journal:
             connection.execute("UPDATE pool SET transaction_id = ?", (transaction_id,))
 
     def _device(self, condition: str, *values: object) -> Device | None:
+        return next(iter(self._devices(condition, *values)), None)
+
+    def _devices(self, condition: str, *values: object) -> list[Device]:
         with self._connected() as connection:
-            row = connection.execute(f"SELECT {_DEVICE} FROM devices WHERE {condition}", values).fetchone()
-        if row is None:
-            return None
-        id, layer, parent, size, read_only, filled, state = row
-        return Device(
-            id=id,
-            layer=layer,
-            parent=parent,
-            size=size,
-            read_only=bool(read_only),
-            filled=bool(filled),
-            state=state,
-        )
+            rows = connection.execute(f"SELECT {_DEVICE} FROM devices WHERE {condition}", values).fetchall()
+        return [
+            Device(
+                id=id,
+                layer=layer,
+                parent=parent,
+                size=size,
+                read_only=bool(read_only),
+                filled=bool(filled),
+                state=state,
+            )
+            for id, layer, parent, size, read_only, filled, state in rows
+        ]
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -333,7 +333,7 @@ class Pool:
         return device
 
     def _free_id(self) -> int:
-        taken = set(self.journal.device_ids())
+        taken = {device.id for device in self.journal.devices()}
         start = self.row.next_id
         for offset in range(MOST_DEVICES):
             id = (start + offset) % MOST_DEVICES
