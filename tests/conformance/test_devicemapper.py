@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from layerfs.testing.conformance import DriverConformance, Place
 from tests import thinkit
 from tests.require import need
 
-pytestmark = pytest.mark.host("thin")
+pytestmark = [
+    pytest.mark.host("thin"),
+    pytest.mark.skipif(not os.environ.get("LAYERFS_LONG"), reason="takes long: make test-long"),
+]
 
 
 class Thin(DriverConformance):

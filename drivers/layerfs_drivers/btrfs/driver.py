@@ -38,6 +38,7 @@ from layerfs.ids import GraphID, parse_graph_id
 from layerfs.linux.mount import perform_all, release
 from layerfs.linux.mountinfo import holders, mounts_below
 from layerfs.linux.opened import opened
+from layerfs.linux.userns import in_user_namespace
 from layerfs.mountcount import MountCount
 from layerfs.naivediff import NaiveDiff
 from layerfs.values import frozen
@@ -164,12 +165,16 @@ class BtrfsDriver:
         """One bind mount. A layer that is filled is mounted read-only, however it is asked for.
 
         No access times are kept: each would part a block of the tree from the parent's, so that reading took
-        space, also from a limit, and made changes cost more to find.
+        space, also from a limit, and made changes cost more to find. In a user namespace how they are kept
+        cannot be changed (mount_namespaces(7), "Restrictions on mount namespaces").
         """
         with translated(f"mount layer {id}"), self._opened(id) as fd:
             if not read_only:
                 self._refuse_read_only(f"mount layer {id} writable")
-            options = ("bind", "ro") if read_only or _ioctl.is_read_only(fd) else ("bind", "noatime")
+            if read_only or _ioctl.is_read_only(fd):
+                options: tuple[str, ...] = ("bind", "ro")
+            else:
+                options = ("bind",) if in_user_namespace() else ("bind", "noatime")
         return [Mount("bind", str(self._root(id)), options)]
 
     def get(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from layerfs.driver import Driver, DriverInfo, Option, parse_options
-from layerfs.errors import NotSupported, translated
+from layerfs.errors import CommandFailed, LayerfsError, NotSupported, translated
 from layerfs.linux.userns import has_capability, in_user_namespace
 from layerfs.values import frozen
 
@@ -17,8 +17,10 @@ _CONTROL = Path("/dev/mapper/control")
 @frozen
 class DeviceMapperInfo:
     name: str = "devicemapper"
-    priority: int = 50
-    summary: str = "snapshots in a thin pool of the device mapper: blocks copied when first written"
+    priority: int = -10
+    """Never chosen by itself, behind the driver that works anywhere: it has not been through the whole of the
+    conformance suite."""
+    summary: str = "experimental: snapshots in a thin pool of the device mapper"
 
     @property
     def options(self) -> Sequence[Option]:
@@ -41,13 +43,17 @@ class DeviceMapperInfo:
             raise NotSupported(
                 "the kernel has no device mapper: there is no /dev/mapper/control", hint="modprobe dm-mod"
             )
-        if "thin-pool" not in _dmsetup.Dmsetup().targets():
+        try:
+            known = "thin-pool" in _dmsetup.Dmsetup().targets()
+        except CommandFailed as error:
+            raise NotSupported("the kernel has no device mapper", hint="modprobe dm-mod") from error
+        if not known:
             try:
                 run(
                     ["modprobe", "--dry-run", "--quiet", "dm-thin-pool"],
                     doing="look for the module dm-thin-pool",
                 )
-            except Exception as error:
+            except LayerfsError as error:
                 raise NotSupported("the kernel has no thin pools", hint="modprobe dm-thin-pool") from error
         if find("mkfs.ext4") is None and find("mkfs.xfs") is None:
             raise NotSupported("neither mkfs.ext4 nor mkfs.xfs is installed", hint="install e2fsprogs")
