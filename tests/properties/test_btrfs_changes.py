@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from layerfs.driver import Driver
@@ -117,6 +117,7 @@ def test_of_a_container(where: Path, done: list[Action | tuple[str, bytes, bytes
 
 
 @given(done=edits(), meanwhile=edits())
+@example(done=[Action("chmod", b"a")], meanwhile=[Action("append", b"a/1")])  # still in memory alone
 @examples(120)
 def test_with_a_parent_that_was_changed_as_well(
     where: Path,

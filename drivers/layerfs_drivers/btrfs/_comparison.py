@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from layerfs.archive.changes import Change, Touched, walk_changes
+from layerfs.archive.changes import Change, walk_changes
 from layerfs.linux.readonlyview import read_only_view
 from layerfs.linux.syncfs import syncfs
 from layerfs_drivers.btrfs import _ioctl
@@ -35,12 +35,10 @@ def compared(
             yield _path(new), walk_changes(_path(new), None)
             return
         made, parent = _ioctl.subvolume_info(layer), _ioctl.subvolume_info(below)
-        is_changed = parent.changed > made.made
-        # Not even access times are to change by our looking: the next comparison would have to look closer.
-        old = held.enter_context(_still(home, below) if is_changed else read_only_view(below))
-        known: Touched | None = None
-        if made.parent_uuid == parent.uuid:
-            known = touched(new, old if is_changed else below, made, is_old_changed=is_changed)
+        # Of one that can be written to, the last change may still be in memory alone.
+        is_unchanged = _ioctl.is_read_only(below) and parent.changed <= made.made
+        old = below if is_unchanged else held.enter_context(_still(home, below))
+        known = touched(new, old, made) if made.parent_uuid == parent.uuid else None
         yield _path(new), walk_changes(_path(new), _path(old), known)
 
 

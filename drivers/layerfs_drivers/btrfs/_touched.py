@@ -29,18 +29,15 @@ _LAST_OFFSET = (1 << 64) - 1
 _INODE_ITEM = struct.Struct("=Q Q 24x I 8x I 68x Q I")  # generation, transid, nlink, mode, ctime (two)
 
 
-def touched(new: int, old: int, made: SubvolumeInfo, *, is_old_changed: bool) -> Touched:
+def touched(new: int, old: int, made: SubvolumeInfo) -> Touched:
     """What was touched in two subvolumes since ``new`` was ``made`` a snapshot of ``old``.
 
-    Both are open, with all that was written to them in their trees; unless ``is_old_changed`` nothing was
-    written to ``old`` since. ``OSError`` as :func:`_ioctl.search`.
+    Both are open, with all that was written to them in their trees. ``OSError`` as :func:`_ioctl.search`.
     """
     directories: set[int] = set()
     ways: defaultdict[int, set[bytes]] = defaultdict(set)
     trees = [Names(new), Names(old)]
-    for tree, other in ((trees[0], old), (trees[1], new)):
-        if tree.fd == old and not is_old_changed:
-            break
+    for tree, other in zip(trees, (old, new), strict=True):
         for inode, is_directory, names in _touched_inodes(tree, other, made):
             if is_directory:
                 directories.add(inode)
