@@ -6,6 +6,7 @@ entries are compared to the second here, and what cannot be right then is skippe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from layerfs.testing.model import EMPTY, Node, apply
 from layerfs_drivers.zfs import DRIVER
 from tests import zfskit
 from tests.zfskit import zpool  # noqa: F401
+
+pytestmark = pytest.mark.skipif(not os.environ.get("LAYERFS_LONG"), reason="takes long: make test-long")
 
 
 @pytest.fixture(scope="module")
