@@ -168,7 +168,7 @@ class MountCount:
             elif mounted:
                 leak = Leak("mount", str(target), "is mounted, but nobody counts as its user")
                 while remove and is_mount(target):
-                    umount(target, lazy=True)
+                    umount(target)
             else:
                 leak = Leak("count", str(file), f"{count} users of a mount that is not there")
             if remove if leak is not None else not mounted:

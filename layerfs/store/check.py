@@ -71,13 +71,13 @@ def check(core: Core, *, deep: bool = False, progress: Progress = silent) -> lis
     removing is no problem. ``deep``: read every layer and compare it with its digest and its tar, file by
     file; ``progress`` is told of each under its chainID."""
     problems = [Problem(DATABASE, "layerfs.db", text) for text in _database(core)]
+    problems += leaks(core)  # before anything is mounted to be looked at
     problems += unknown(core)
     problems += _migration(core)
     problems += _unfinished(core)
     problems += _layers(core, deep=deep, progress=progress)
     problems += _containers(core)
     problems += _images(core)
-    problems += leaks(core)
     return problems
 
 

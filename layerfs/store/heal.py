@@ -37,6 +37,7 @@ from layerfs.errors import (
     DigestMismatch,
     LayerfsError,
     MountBusy,
+    NotFound,
     StoreDamaged,
     SystemFailure,
     show,
@@ -287,7 +288,7 @@ class _Healing:
                 try:
                     with opened() as stream:
                         self._copy(layer, stream, file)
-                except (BadData, StoreDamaged, SystemFailure) as error:
+                except (BadData, NotFound, StoreDamaged, SystemFailure) as error:
                     wrong.append(f"{where}: {error}")
                     continue
                 file.seek(0)

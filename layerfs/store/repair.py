@@ -44,22 +44,34 @@ def repair(
         raise StoreLocked(
             f"the store in {core.root} is not open exclusively, so others may be using what is to be healed"
         )
-    before = check.check(core, deep=deep or source is not None, progress=progress)
-    for problem in before:
+    for problem in check.unknown(core):
         if check.is_lost(problem) and not drop:
             raise StoreDamaged(
                 f"nothing was done: {problem.detail}; to the store they would all be orphans",
                 hint=problem.hint,
             )
+    released = _release(core)
+    before = check.check(core, deep=deep or source is not None, progress=progress)
     return [
+        *released,
         *_finish(core, before),
         *_remove_unknown(core, drop=drop),
-        *(Repaired(problem) for problem in check.leaks(core, remove=True)),
         *_set_right(core, before),
         *_heal(core, before, source, drop=drop, progress=progress),
         *_init_layers(core),
         *(_drop_containers(core, before) if drop else ()),
     ]
+
+
+def _release(core: Core) -> list[Repaired]:
+    found = check.leaks(core)
+    try:
+        if found:
+            check.leaks(core, remove=True)
+    except LayerfsError as error:
+        still = check.leaks(core)
+        return [Repaired(problem, str(error) if problem in still else "") for problem in found]
+    return [Repaired(problem) for problem in found]
 
 
 def _finish(core: Core, before: Sequence[Problem]) -> list[Repaired]:
