@@ -16,7 +16,7 @@ from layerfs.errors import DigestMismatch, LayerfsError, translated
 from layerfs.ids import CacheID, ChainID, DiffID, chain_id, new_cache_id
 from layerfs.linux.flock import FileLock
 from layerfs.progress import Progress
-from layerfs.store import references, rows
+from layerfs.store import damaged, references, rows
 from layerfs.store.core import Core
 from layerfs.store.depth import refuse_deep
 from layerfs.store.layer import Layer, take
@@ -130,6 +130,7 @@ class _Registration:
         with core.db.transaction():
             if below is not None:
                 below = rows.layer(core.db, below.chain_id)
+                damaged.refuse(core.db, below.chain_id)
             core.db.insert(
                 "INSERT INTO layers (cache_id, state, owner, parent, depth, created_ns)"
                 " VALUES (?, 'creating', ?, ?, ?, ?)",

@@ -204,6 +204,8 @@ def _announce(core: Core, info: RWLayerInfo) -> GraphID | None:
     with core.db.transaction():
         below = None if info.parent is None else rows.layer(core.db, info.parent)
         _check_depth(core, info, below.depth if below else 0)
+        if below is not None:
+            damaged.refuse(core.db, below.chain_id)
         if core.db.row("SELECT 1 FROM containers WHERE name = ? AND state != 'removing'", info.name):
             raise NameInUse(
                 f"a container named {info.name!r} exists", hint="choose another name, or remove it"
