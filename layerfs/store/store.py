@@ -12,6 +12,7 @@ from layerfs.errors import LayerNotFound, PriorDrivers, StoreDamaged, translated
 from layerfs.ids import ChainID, DiffID
 from layerfs.progress import Progress, silent
 from layerfs.store import rows
+from layerfs.store.boot import boot_id, verify_after_boot
 from layerfs.store.core import Core
 from layerfs.store.guard import Guard
 from layerfs.store.initlayer import InitFunc, default_init
@@ -58,7 +59,8 @@ class Store:
         """The store in ``root``, made if need be, with ``driver`` upon its home. ``entry_point``
         (``module:attribute``) is what a later opening finds the driver by.
 
-        What dead processes left half done is finished or undone first. ``read_only``: nothing below
+        What dead processes left half done is finished or undone first; after a boot, layers that a power
+        cut may have taken are verified. ``read_only``: nothing below
         ``root`` is written; what would write raises :class:`ReadOnly`.
 
         Errors: :class:`PriorDrivers` when the store belongs to another driver.
@@ -77,6 +79,7 @@ class Store:
             _belongs(core, entry_point)
             if not read_only:
                 _recover(core)
+            verify_after_boot(core)
         except BaseException:
             core.owner.close()
             db.close()
@@ -383,7 +386,7 @@ def _belongs(core: Core, entry_point: str) -> None:
             found = core.db.driver()
             if found is None:
                 _refuse_foreign(core)
-                core.db.insert("INSERT INTO store VALUES (?, ?, '')", name, entry_point)
+                core.db.insert("INSERT INTO store VALUES (?, ?, ?)", name, entry_point, boot_id())
                 found = (name, entry_point)
     if found is None or found[0] != name:
         raise PriorDrivers(
