@@ -39,10 +39,18 @@ import attrs
 
 from layerfs.archive.compression import open_decompressed
 from layerfs.archive.entry import Entry, EntryType
+from layerfs.archive.limits import UNLIMITED, Limits
 from layerfs.archive.names import normalise
 from layerfs.archive.reader import TarReader
 from layerfs.archive.streams import CHUNK, PulledBytes, coalesced, iter_stream
-from layerfs.errors import CompressionError, DigestMismatch, StoreDamaged, SystemFailure, show
+from layerfs.errors import (
+    ArchiveTooLarge,
+    CompressionError,
+    DigestMismatch,
+    StoreDamaged,
+    SystemFailure,
+    show,
+)
 from layerfs.ids import DiffID
 
 MAGIC = b"LFSPLIT\x01"
@@ -107,10 +115,13 @@ class Recorder(io.BufferedReader):
     ``record`` is only written to, all of it by :meth:`finish`; until then the steps are kept apart, on disk
     when they are many, in unnamed files in ``scratch`` (None: where temporary files go). What is wrong with
     the tar surfaces from ``read`` as an :class:`~layerfs.errors.ArchiveError`. Neither ``tar`` nor ``record``
-    is closed.
+    is closed. ``limits``: :class:`~layerfs.errors.ArchiveTooLarge` past them.
     """
 
-    def __init__(self, tar: BinaryIO, record: BinaryIO, *, scratch: str | None = None) -> None:
+    def __init__(
+        self, tar: BinaryIO, record: BinaryIO, *, scratch: str | None = None, limits: Limits = UNLIMITED
+    ) -> None:
+        self._count = _Count(limits)
         self._hash = hashlib.sha256()
         self._tar_size = 0
         self._reader = TarReader(iter_stream(self._hashed(tar)))
@@ -159,6 +170,7 @@ class Recorder(io.BufferedReader):
         reader, literal = self._reader, self._steps.literal
         for entry in reader:
             head = reader.head()
+            self._count.add(entry, len(head))
             literal(head)
             yield head
             if entry.type is EntryType.SYMLINK:
@@ -214,6 +226,41 @@ class Recorder(io.BufferedReader):
                     for chunk in _checked(self._displaced.content(step.number), step):
                         self._steps.literal(chunk)
         self._steps.end()
+
+
+class _Count:
+    """Holds a tar to its limits, entry by entry, before its content is read."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._bytes = 0
+        self._entries = 0
+        self._directory = b""
+
+    def add(self, entry: Entry, head: int) -> None:
+        limits = self._limits
+        self._bytes += head + max(entry.size, entry.payload)
+        self._entries += 1
+        directory = entry.name.rpartition(b"/")[0]
+        if directory != self._directory:
+            self._entries += _steps_from(self._directory, directory)
+            self._directory = directory
+        if limits.bytes is not None and self._bytes > limits.bytes:
+            raise ArchiveTooLarge(f"more than {limits.bytes} bytes in one layer", entry=entry.name)
+        if limits.entries is not None and self._entries > limits.entries:
+            raise ArchiveTooLarge(
+                f"more than {limits.entries} entries and directories in one layer", entry=entry.name
+            )
+
+
+def _steps_from(known: bytes, directory: bytes) -> int:
+    """Components of ``directory`` below what it has in common with ``known``, but the last: that is most
+    often listed."""
+    old, new = known.split(b"/"), directory.split(b"/")
+    common = 0
+    while common < min(len(old), len(new)) and old[common] == new[common]:
+        common += 1
+    return max(0, len(new) - common - 1)
 
 
 class _Displaced:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import attrs
 
 from layerfs.archive.compression import open_decompressed
+from layerfs.archive.limits import UNLIMITED, Limits
 from layerfs.archive.split import Recorder
 from layerfs.errors import DigestMismatch, LayerfsError, translated
 from layerfs.ids import CacheID, ChainID, DiffID, chain_id, new_cache_id
@@ -25,7 +26,13 @@ from layerfs.store.removal import discard_layer
 
 
 def register(
-    core: Core, tar: BinaryIO, parent: ChainID | None, expected: DiffID | None, *, compressed: bool = True
+    core: Core,
+    tar: BinaryIO,
+    parent: ChainID | None,
+    expected: DiffID | None,
+    *,
+    compressed: bool = True,
+    limits: Limits = UNLIMITED,
 ) -> Layer:
     """See :meth:`Store.register`. ``compressed``: look at ``tar`` for compression; not for one of ours, which
     might begin with a file name that looks like it."""
@@ -33,14 +40,14 @@ def register(
     depth = 1 if below is None else below.depth + 1
     refuse_deep(core.driver, depth, f"layer {expected}" if expected else "the layer")
     if expected is None:
-        return _Registration(core, below, expected).run(tar, compressed=compressed)
+        return _Registration(core, below, expected, limits).run(tar, compressed=compressed)
     chain = chain_id(parent, expected)
     known = take(core, chain)
     if known is not None:
         return known
     with _alone(core, chain):
         known = take(core, chain)
-        return known or _Registration(core, below, expected).run(tar, compressed=compressed)
+        return known or _Registration(core, below, expected, limits).run(tar, compressed=compressed)
 
 
 @contextlib.contextmanager
@@ -90,11 +97,13 @@ class Filled:
     tar_size: int
 
 
-def fill(core: Core, cache_id: CacheID, parent: CacheID | None, plain: BinaryIO) -> Filled:
+def fill(
+    core: Core, cache_id: CacheID, parent: CacheID | None, plain: BinaryIO, limits: Limits = UNLIMITED
+) -> Filled:
     """Make the driver's layer, and its record, of an uncompressed tar. ``OSError`` for the record."""
     with core.record_path(cache_id).open("xb") as record:
         core.driver.create(cache_id, parent)
-        with Recorder(plain, record, scratch=str(core.root / "tmp")) as recorder:
+        with Recorder(plain, record, scratch=str(core.root / "tmp"), limits=limits) as recorder:
             size = core.driver.apply_diff(cache_id, parent, recorder, displaced=recorder.displaced)
             recorded = recorder.finish()
     return Filled(recorded.diff_id, size, recorded.tar_size)
@@ -103,7 +112,8 @@ def fill(core: Core, cache_id: CacheID, parent: CacheID | None, plain: BinaryIO)
 class _Registration:
     """One layer on its way from ``creating`` to ``ready``, or away again."""
 
-    def __init__(self, core: Core, below: LayerInfo | None, expected: DiffID | None) -> None:
+    def __init__(self, core: Core, below: LayerInfo | None, expected: DiffID | None, limits: Limits) -> None:
+        self._limits = limits
         self._core = core
         self._below = below
         self._expected = expected
@@ -146,7 +156,7 @@ class _Registration:
         parent = self._below.cache_id if self._below else None
         with translated("register a layer"):
             plain = open_decompressed(tar) if compressed else tar
-            filled = fill(self._core, self._cache_id, parent, plain)
+            filled = fill(self._core, self._cache_id, parent, plain, self._limits)
             # What stands at the end of the stream may be a check that its reader makes there.
             while tar.read(1 << 16):
                 pass

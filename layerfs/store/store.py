@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from layerfs.archive.limits import DEFAULT as LIMITS
+from layerfs.archive.limits import Limits
 from layerfs.driver import NO_OPTIONS, CreateOptions, Driver
 from layerfs.errors import LayerNotFound, PriorDrivers, StoreDamaged, translated
 from layerfs.ids import ChainID, DiffID
@@ -107,6 +109,7 @@ class Store:
         parent: ChainID | None = None,
         *,
         expected: DiffID | None = None,
+        limits: Limits = LIMITS,
         progress: Progress = silent,
         what: str = "",
     ) -> Layer:
@@ -114,7 +117,7 @@ class Store:
 
         ``tar`` is read to its end and not closed; it is not read at all when ``expected`` says that the
         layer is there already. ``progress`` is told under the name ``what`` how many bytes of ``tar`` have
-        been read. An error leaves nothing behind.
+        been read. An error leaves nothing behind. ``limits`` keep a small tar from filling the disk.
 
         Errors: :class:`BadData` for what is wrong with the tar, :class:`DigestMismatch` among it when its
         diffID is not ``expected``; :class:`LayerNotFound` for a parent that is not there;
@@ -123,7 +126,8 @@ class Store:
         from layerfs.store.register import Counted, register
 
         self._core.writable()
-        return register(self._core, io.BufferedReader(Counted(tar, progress, what)), parent, expected)
+        counted = io.BufferedReader(Counted(tar, progress, what))
+        return register(self._core, counted, parent, expected, limits=limits)
 
     def get(self, chain_id: ChainID) -> Layer:
         """A handle of a layer, which keeps it from any prune. :class:`LayerNotFound` when it is not there."""

@@ -109,7 +109,6 @@ class _File:
     """What stands under one or several names at the end."""
 
     entry: Entry
-    names: int = 1
 
 
 class _Listing:
@@ -119,8 +118,7 @@ class _Listing:
         self.files: dict[bytes, _File] = {}
         self.hidden: set[bytes] = set()
         self.opaque: set[bytes] = set()
-        self.through_links = False
-        """Some entries stand somewhere else than their names say."""
+        """Directories that show nothing of the parent's: marked so, or in the place of something else."""
         self._staged: dict[bytes, _File] = {}
         self._directories: set[bytes] = set()
         """Above what is listed, also what was listed and replaced."""
@@ -130,21 +128,26 @@ class _Listing:
         mark = mark_of(path)
         if mark is not None:
             if mark.kind is MarkKind.WHITEOUT:
-                self.hidden.add(mark.path)
+                self.hidden.add(self._place(mark.path))
             elif mark.kind is MarkKind.OPAQUE:
-                self.opaque.add(mark.path)
+                directory = self._directory(mark.path)
+                self.opaque.add(directory)
+                self._clear_way(directory + b"/")
+                self._directories.update((directory, *_above(directory, self._directories)))
             elif path.startswith(LINKS) and entry.type is EntryType.FILE:
                 self._staged[path] = _File(entry)
             return
-        if not self._clear_way(path):
-            self.through_links = True
-            return
+        path = self._place(path)
+        self._clear_way(path)
         self._directories.update(_above(path, self._directories))
         if entry.type is EntryType.HARDLINK:
             self._link(path, normalise(entry.linkname))
             return
+        there = self.files.get(path)
         if entry.type is not EntryType.DIRECTORY:
             self._forget_below(path)
+        elif there is not None and there.entry.type is not EntryType.DIRECTORY:
+            self.opaque.add(path)
         self.files[path] = _File(entry)
 
     def makes_below(self) -> set[bytes]:
@@ -156,24 +159,42 @@ class _Listing:
             found.update((path, *_above(path, found)))
         return found
 
-    def _clear_way(self, path: bytes) -> bool:
-        """Make way for ``path``: False when a link of this layer leads elsewhere."""
+    def _place(self, path: bytes) -> bytes:
+        """Where ``path`` leads through the links that the layer made so far. It was unpacked, so none leads
+        out, and none in circles."""
+        directory, name = split(path)
+        return join(self._directory(directory), name) if directory else path
+
+    def _directory(self, path: bytes) -> bytes:
+        here = b""
+        pending = [part for part in reversed(path.split(b"/")) if part]
+        while pending:
+            part = pending.pop()
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                here = split(here)[0]
+                continue
+            there = self.files.get(join(here, part))
+            if there is not None and there.entry.type is EntryType.SYMLINK:
+                pending += reversed(there.entry.linkname.split(b"/"))
+            else:
+                here = join(here, part)
+        return here
+
+    def _clear_way(self, path: bytes) -> None:
+        """What is no directory and stands above ``path`` becomes one."""
         above = split(path)[0]
         while above:
             there = self.files.get(above)
-            if there is not None and there.entry.type is EntryType.SYMLINK:
-                return False
             if there is not None and there.entry.type is not EntryType.DIRECTORY:
                 del self.files[above]
+                self.opaque.add(above)
             above = split(above)[0]
-        return True
 
     def _link(self, path: bytes, target: bytes) -> None:
-        file = self._staged.get(target) or self.files.get(target)
-        if file is None:  # its target was found through a link
-            self.through_links = True
-            self.files.pop(path, None)
-        elif self.files.get(path) is not file:
+        file = self._staged.get(target) or self.files.get(self._place(target))
+        if file is not None and self.files.get(path) is not file:
             self._forget_below(path)
             self.files[path] = file
 
@@ -200,8 +221,6 @@ def _tree_damage(core: Core, layer: LayerInfo, listing: _Listing) -> Iterator[Da
         with contextlib.ExitStack() as held, translated(f"look at layer {layer.chain_id}"):
             root = held.enter_context(_mounted(driver, id))
             yield from _unlike(root, listing)
-            if listing.through_links:
-                return
             changes = driver.changes(id, parent)
             below = None if parent is None else held.enter_context(_mounted(driver, parent))
             yield from _unexplained(changes, listing, root, below)
@@ -356,6 +375,6 @@ def _is_alike(root: Path, below: Path, path: bytes) -> bool:
 def _hidden_above(path: bytes, listing: _Listing) -> bool:
     while path:
         path = split(path)[0]
-        if path in listing.opaque or path in listing.hidden:
+        if path in listing.opaque or (path and path in listing.hidden):
             return True
     return False
