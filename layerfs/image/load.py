@@ -173,7 +173,7 @@ class _Load:
             if layer.blob is not None:
                 raise oci.missing_layer(layer.blob)
             if layer.listed is not None:
-                layer.listed.fail("is not in the archive")
+                layer.listed.fail(f"{show(layer.path)} is not in the archive")
         what = where(self._archive, layer.path)
         file, size = self._archive.open(layer.path)
         with file:

@@ -419,6 +419,62 @@ def test_check_and_repair_take_away_what_belongs_to_nothing(cli: Cli) -> None:
     assert cli("check").out == ""
 
 
+def damage(cli: Cli, file: str) -> str:
+    """Change a file of the layer that two images share; its chainID."""
+    base = json.loads(cli("inspect", "base:1").out)
+    chain = str(cli("layers", "--json").json[0]["chain_id"])
+    assert chain in json.dumps(base)
+    [found] = [path for path in (cli.base / "root" / cli.driver).rglob(file) if path.is_file()][:1]
+    found.write_bytes(b"damaged")
+    return chain
+
+
+def test_a_damaged_layer_is_healed_from_an_archive(cli: Cli, layout: Path) -> None:
+    cli("create", "app:v2", "--name", "c1")
+    [root] = cli("mount", "c1").lines
+    Path(root, "mine").write_text("mine")
+    damage(cli, "passwd")
+    cli("check")
+    found = cli("check", "--deep", "--json", status=7).json
+    assert {problem["kind"] for problem in found} == {"damaged-layer"}
+    assert any("'etc/passwd'" in problem["detail"] for problem in found)
+    assert "container c1" in cli("repair", "--from", layout, status=7).err, "it is mounted"
+    cli("umount", "c1")
+    assert "nowhere to be had" in cli("repair", "--deep", status=7).err
+    assert "mended damaged-layer" in cli("repair", "--from", layout).out
+    assert cli("check", "--deep").out == ""
+    [root] = cli("mount", "c1").lines
+    assert Path(root, "mine").read_text() == "mine"
+    assert Path(root, "etc/passwd").read_bytes() == b"root\n"
+
+
+def test_what_cannot_be_healed_is_given_up_when_told(cli: Cli) -> None:
+    cli("create", "base:1", "--name", "c1")
+    damage(cli, "passwd")
+    done = cli("repair", "--deep", "--drop")
+    assert "given up" in done.err and "container c1" in done.err
+    assert cli("containers", "--json").json == []
+    assert cli("check", "--deep").out == ""
+
+
+def test_a_layer_past_its_limit_is_refused(empty: Cli, layout: Path) -> None:
+    assert (
+        "more than 2048 bytes in one layer" in empty("load", layout, "--max-layer-size", "2K", status=6).err
+    )
+    assert empty("layers", "--json").json == []
+    empty("load", layout, "--max-layer-size", "1M", "--max-layer-entries", "100")
+
+
+def test_a_signal_at_any_moment_shows_no_traceback(cli: Cli) -> None:
+    for milliseconds in (5, 20, 40, 60, 90):
+        process = cli.start("images")
+        time.sleep(milliseconds / 1000)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+        # Before Python has begun with layerfs, nobody can catch it.
+        assert b"Traceback" not in err or b"layerfs/cli/main.py" not in err
+
+
 def test_a_near_name_is_suggested(cli: Cli) -> None:
     cli("create", "base:1", "--name", "webserver")
     missing = cli("mount", "webservr", status=3)
