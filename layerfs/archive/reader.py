@@ -79,7 +79,7 @@ class Entries(Protocol):
 
 
 def entries_of(tar: BinaryIO) -> Entries:
-    """The entries of a tar; its own ``entries``, of a stream that has them since it parses what it hands on."""
+    """The entries of a tar; its own ``entries`` of a stream that parses what it hands on."""
     return getattr(tar, "entries", None) or TarReader(tar)
 
 

@@ -41,7 +41,7 @@ from layerfs.archive.compression import open_decompressed
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.names import normalise
 from layerfs.archive.reader import TarReader
-from layerfs.archive.streams import CHUNK, PulledBytes, coalesced, iter_stream
+from layerfs.archive.streams import CHUNK, PulledBytes, coalesced, iter_stream, read_ahead
 from layerfs.errors import CompressionError, DigestMismatch, StoreDamaged, SystemFailure, show
 from layerfs.ids import DiffID
 
@@ -103,7 +103,7 @@ class Recorder(io.BufferedReader):
     ``record`` is only written to, all of it by :meth:`finish`; until then the steps are kept apart, on disk
     when they are many, in unnamed files in ``scratch`` (None: where temporary files go). What is wrong with
     the tar surfaces from ``read`` as an :class:`~layerfs.errors.ArchiveError`. Neither ``tar`` nor ``record``
-    is closed.
+    is closed. ``tar`` is read and hashed by a thread, which has ended when the recorder is closed.
     """
 
     def __init__(self, tar: BinaryIO, record: BinaryIO, *, scratch: str | None = None) -> None:
@@ -111,7 +111,8 @@ class Recorder(io.BufferedReader):
         self._tar_size = 0
         self._record = record
         self._scratch = scratch
-        self.entries = _Recording(TarReader(iter_stream(self._hashed(tar))), _StepSpool(scratch))
+        self._tar = iter_stream(read_ahead(self._hashed(tar)))
+        self.entries = _Recording(TarReader(self._tar), _StepSpool(scratch))
         self._displaced = _Displaced(scratch)
         super().__init__(PulledBytes(self._bytes()), CHUNK)
 
@@ -141,6 +142,7 @@ class Recorder(io.BufferedReader):
     def close(self) -> None:
         """Drop what :meth:`finish` has not written."""
         super().close()
+        self._tar.close()
         self.entries.steps.close()
         self._displaced.close()
 
