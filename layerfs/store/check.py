@@ -254,6 +254,8 @@ def _deep(core: Core, layer: LayerInfo, *, tree: bool) -> Iterator[Problem]:
     from layerfs.store.verify import examine
 
     handle = None if core.read_only else take(core, layer.chain_id)
+    if handle is None and not core.read_only:
+        return  # it is being removed
     try:
         found = examine(core, layer, tree=tree)
     finally:

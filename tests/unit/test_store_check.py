@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from layerfs.errors import NotSupported, PriorDrivers, StoreDamaged
-from layerfs.ids import GraphID
+from layerfs.ids import GraphID, digest_of
 from layerfs.naivediff import NaiveDiff
+from layerfs.store.images import ImageRecord
 from layerfs.store.store import Store
 from tests.dirdriver import DirProto
 from tests.storekit import ABOVE, BASE, DRIVERS, held, open_store, stream
@@ -113,3 +116,42 @@ def test_a_store_belongs_to_one_driver(tmp_path: Path) -> None:
     other = NaiveDiff(DirProto(tmp_path, name="other"))
     with pytest.raises(PriorDrivers, match="dir"):
         Store.open(tmp_path / "root", other)
+
+
+def test_an_image_that_is_not_what_its_id_says_is_named(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        layers = [store.register(stream(BASE)), store.register(stream(ABOVE))]
+        rootfs = {"type": "layers", "diff_ids": [layers[0].diff_id]}
+        config = json.dumps({"rootfs": rootfs}).encode()
+        image = ImageRecord(id=digest_of(config), config=config, layers=(layers[0].chain_id,))
+        store.add_image(image, ["app:1"])
+        assert store.check() == []
+        execute = store._core.db._connection.execute
+        execute("UPDATE image_layers SET layer = ?", (layers[1].info.cache_id,))
+        assert kinds(store) == [("damaged-image", image.id)]
+        execute("UPDATE images SET config = ?", (config + b" ",))
+        assert kinds(store) == [("damaged-image", image.id)]
+        store.remove_image("app:1")
+        store.add_image(image, ["app:1"])
+        assert store.check() == []
+
+
+@pytest.mark.parametrize("name", ["vfs", "overlay"])
+def test_what_others_do_meanwhile_is_no_problem(tmp_path: Path, name: str) -> None:
+    with open_store(tmp_path, name) as store, ThreadPoolExecutor(1) as pool:
+        kept = store.register(stream(BASE))
+
+        def work() -> None:
+            for number in range(25):
+                with store.register(stream({"file": b"%d" % number}), kept.chain_id) as layer:
+                    web = store.create_rw(f"web{number}", layer.chain_id)
+                    with web.mounted() as root:
+                        (root / "new").write_text("new")
+                    web.commit().release()
+                    web.remove()
+                assert store.prune().errors == ()
+
+        busy = pool.submit(work)
+        while not busy.done():
+            assert store.check(deep=True) == []
+        busy.result()
