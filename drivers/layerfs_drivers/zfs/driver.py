@@ -190,8 +190,12 @@ class ZfsDriver:
                 hint="remove it with zfs destroy, or keep it elsewhere with zfs rename",
             )
         for snapshot in held:
-            with contextlib.suppress(LayerNotFound):
+            try:
                 _zfs.destroy(snapshot)
+            except LayerNotFound:
+                pass
+            except LayerInUse as error:
+                raise LayerInUse(f"layer {id} has layers upon it", hint="remove those first") from error
         try:
             until_free(lambda: _zfs.destroy(name))
         except MountBusy as error:
