@@ -24,6 +24,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -164,7 +165,8 @@ def _pid() -> int:
     import socket
 
     with _connected() as connection:
-        return struct.unpack("=3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        ucred = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(ucred[:4], sys.byteorder)
 
 
 def _mounts_served(pid: int) -> int:
