@@ -162,7 +162,10 @@ def clear() -> None:
 
 @contextlib.contextmanager
 def pool(directory: Path) -> Iterator[str]:
-    """A daemon with an empty pool; the answer is the pool's name."""
+    """A daemon with an empty pool, or the one that is there already; the answer is the pool's name."""
+    if _served:
+        yield POOL
+        return
     need.root()
     need.tool("zfs-fuse")
     with _alone():
@@ -180,17 +183,18 @@ def pool(directory: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def dataset(name: str, *, seconds: float = 40) -> Iterator[str]:
+def dataset(*, seconds: float = 120) -> Iterator[str]:
     """A fresh dataset in the pool, for a test that does not take longer."""
     (served,) = _served
+    name = f"{POOL}/{os.urandom(4).hex()}"
     with served.not_hanging(seconds):
-        zfs("create", f"{POOL}/{name}")
+        zfs("create", name)
         try:
-            yield f"{POOL}/{name}"
+            yield name
         finally:
             if served.works:
                 unmount_all()
-                zfs("destroy", "-R", f"{POOL}/{name}")
+                zfs("destroy", "-R", name)
 
 
 def used(name: str) -> int:
@@ -230,4 +234,11 @@ def _cut(initialise: Callable[..., None]) -> Callable[..., None]:
 def zpool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The pool of this run."""
     with pool(tmp_path_factory.mktemp("zfs")) as name:
+        yield name
+
+
+@pytest.fixture
+def zfs_dataset(zpool: str) -> Iterator[str]:
+    """A fresh dataset."""
+    with dataset() as name:
         yield name

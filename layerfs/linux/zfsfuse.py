@@ -77,7 +77,7 @@ def turn() -> Iterator[int | None]:
 
 
 def release(target: Path) -> None:
-    """Unmount the file system at ``target``, and remove the directory; return when the daemon is done with it.
+    """Unmount the file system at ``target``, remove the directory; return when the daemon has done so.
 
     Not waited for is whoever else has it mounted, or open: the daemon hangs if that one closes a file last.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -68,9 +67,8 @@ def model() -> Iterator[Driver]:
 @contextlib.contextmanager
 def _upon_dataset() -> Iterator[Driver]:
     """The layers go with the dataset: the tool takes its time for each."""
-    with _scratch() as scratch, zfskit.dataset(os.urandom(4).hex()) as name:
+    with _scratch() as scratch, zfskit.dataset() as name:
         yield zfs.DRIVER.open(scratch / "home", scratch / "run", {"dataset": name})
-        zfskit.unmount_all()
 
 
 @contextlib.contextmanager

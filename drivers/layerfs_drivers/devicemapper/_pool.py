@@ -701,9 +701,9 @@ def _identity(row: PoolRow, mapped: _block.Mapped) -> str:
 
 
 def _mount_busy(layer: str, number: tuple[int, int]) -> MountBusy:
-    from layerfs.linux.mountinfo import holders_of_device
+    from layerfs.linux.mountinfo import holders_where
 
-    names = holders_of_device(number)
+    names = holders_where(lambda entry: entry.device == number)
     return MountBusy(
         f"the device of layer {layer} is used by " + (", ".join(names) or "a process that cannot be seen"),
         holders=names,

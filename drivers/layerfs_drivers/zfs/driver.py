@@ -271,9 +271,9 @@ class ZfsDriver:
             raise
 
     def _busy(self, id: GraphID, name: str) -> MountBusy:
-        from layerfs.linux.mountinfo import holders_of_source
+        from layerfs.linux.mountinfo import holders_where
 
-        names = holders_of_source(os.fsencode(name))
+        names = holders_where(lambda entry: entry.source == os.fsencode(name))
         held = f", held by {'; '.join(names)}" if names else ""
         return MountBusy(
             f"dataset {name} of layer {id} is busy{held}", holders=names, hint="unmount it there first"
