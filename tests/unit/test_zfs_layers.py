@@ -212,12 +212,15 @@ def test_a_limit_is_the_quota_of_the_dataset(driver: ZfsDriver, zfs_dataset: str
     assert not driver.exists(BASE)
 
 
-def test_a_name_too_long_is_refused_before_anything_is_made(driver: ZfsDriver, zfs_dataset: str) -> None:
-    fits = 255 - len(f"{zfs_dataset}/@layerfs-12345678-12345678")
+def test_a_name_too_long_is_refused_before_anything_is_made(zfs_dataset: str, tmp_path: Path) -> None:
+    deep = zfs_dataset + "/" + "d" * 80
+    zfs("create", deep)
+    driver = reopened(tmp_path, dataset=deep)
+    fits = 255 - len(f"{deep}/@layerfs-12345678-12345678")
     with pytest.raises(NotSupported, match="too long") as caught:
         driver.create(GraphID("x" * (fits + 1)), None)
     assert "nearer to the top" in caught.value.hint
-    assert below(zfs_dataset) == []
+    assert below(deep) == []
     longest = GraphID("x" * fits)
     driver.create_read_write(longest, None)
     driver.create_read_write(TOP, longest)

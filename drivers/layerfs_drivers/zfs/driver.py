@@ -43,7 +43,7 @@ from layerfs.errors import (
 )
 from layerfs.ids import GraphID, parse_graph_id
 from layerfs.linux.mount import perform, release
-from layerfs.linux.mountinfo import is_mount
+from layerfs.linux.mountinfo import is_mount, mounts
 from layerfs.linux.privatemount import private_mount
 from layerfs.mountcount import MountCount
 from layerfs.naivediff import NaiveDiff
@@ -196,8 +196,14 @@ class ZfsDriver:
                 pass
             except LayerInUse as error:
                 raise LayerInUse(f"layer {id} has layers upon it", hint="remove those first") from error
+
+        def destroy() -> None:
+            if any(entry.source == os.fsencode(name) for entry in mounts()):
+                raise self._busy(id, name)  # the tool would unmount what somebody mounted elsewhere
+            _zfs.destroy(name)
+
         try:
-            until_free(lambda: _zfs.destroy(name))
+            until_free(destroy)
         except MountBusy as error:
             raise self._busy(id, name) from error
 
