@@ -36,6 +36,7 @@ from layerfs.testing.entries import (
     tar_bytes,
     whiteout,
 )
+from tests import zfskit
 from tests.cli.archives import oci_layout
 from tests.dirdriver import DirInfo, DirProto
 from tests.filesystems import file_system
@@ -194,7 +195,12 @@ def place_for(drivers: Sequence[str], scratch: Path) -> Iterator[Path]:
     """Where a store of each of these installed drivers can be; skips where there is no such place."""
     need.root()
     with contextlib.ExitStack() as held:
-        base = held.enter_context(file_system("btrfs")) if "btrfs" in drivers else scratch
+        base = scratch
+        if "btrfs" in drivers:
+            base = held.enter_context(file_system("btrfs"))
+        if "zfs" in drivers:
+            held.enter_context(zfskit.pool(scratch))
+            base = held.enter_context(zfskit.mounted_dataset(scratch))
         if "overlay" in drivers:
             need.overlay(base)
         for name in drivers:

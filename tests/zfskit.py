@@ -197,6 +197,16 @@ def dataset(*, seconds: float = 120) -> Iterator[str]:
                 zfs("destroy", "-R", name)
 
 
+@contextlib.contextmanager
+def mounted_dataset(scratch: Path) -> Iterator[Path]:
+    """The root of a fresh dataset."""
+    place = scratch / "zfs"
+    place.mkdir()
+    with dataset() as name:
+        zfsfuse.mount(name, (), place)
+        yield place
+
+
 def used(name: str) -> int:
     """Bytes that a dataset and all below it take, after what was freed is counted as free."""
     zfs("set", "tests:sync=1", name)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from layerfs.errors import NotSupported
-from layerfs.linux import command, zfsfuse
+from layerfs.linux import command
+from layerfs.linux.mountinfo import mounts_below
 from layerfs_drivers.zfs import DRIVER
 from tests import zfskit
 from tests.require import need
@@ -31,13 +32,13 @@ def test_a_place_that_is_not_on_zfs(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_place_on_zfs_is_left_as_it_was(zfs_dataset: str, tmp_path: Path) -> None:
-    zfsfuse.mount(zfs_dataset, (), tmp_path)
-    DRIVER.probe(tmp_path / "not/there/yet", tmp_path / "run")
-    assert os.listdir(tmp_path) == []
-    driver = DRIVER.open(tmp_path / "home", tmp_path / "run", {})
-    assert driver.status()["dataset"] == zfs_dataset
-    zfskit.unmount_all()
+@pytest.mark.usefixtures("zpool")
+def test_a_place_on_zfs_is_left_as_it_was(tmp_path: Path) -> None:
+    with zfskit.mounted_dataset(tmp_path) as place:
+        DRIVER.probe(place / "not/there/yet", tmp_path / "run")
+        assert os.listdir(place) == []
+        driver = DRIVER.open(place / "home", tmp_path / "run", {})
+        assert driver.status()["dataset"].encode() in [mount.source for mount in mounts_below(place)]
 
 
 def test_without_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
