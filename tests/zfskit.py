@@ -97,9 +97,11 @@ class _ZfsFuse:
         self._log = directory / "zfs-fuse.log"
         self._image = directory / "pool"
         self._child: subprocess.Popen[bytes] | None = None
+        self._given_up = False
 
     def start(self) -> None:
         """With extended attributes, and as a child that dies with this process."""
+        self._given_up = False
         words = ["setpriv", "--pdeathsig", "KILL", "zfs-fuse", "--no-daemon"]
         words += ["--enable-xattr", "--no-kstat-mount"]
         with self._log.open("wb") as log:
@@ -119,10 +121,11 @@ class _ZfsFuse:
 
     @property
     def works(self) -> bool:
-        return self._child is not None and self._child.poll() is None
+        return not self._given_up and self._child is not None and self._child.poll() is None
 
     def kill(self) -> None:
         """Whoever waits for it is told that it is gone; nothing else would wake them."""
+        self._given_up = True
         if self._child is not None:
             self._child.kill()
             self._child.wait()

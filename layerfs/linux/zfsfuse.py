@@ -170,9 +170,10 @@ def _pid() -> int:
 
 
 def _mounts_served(pid: int) -> int:
-    """How many mounts the daemon has open."""
+    """How many mounts the daemon has open: none any more when it is dead."""
     found = 0
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found += os.readlink(link) == "/dev/fuse"
+    with contextlib.suppress(FileNotFoundError):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                found += os.readlink(f"/proc/{pid}/fd/{fd}") == "/dev/fuse"
     return found
