@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import platform
-import struct
 import subprocess
 import tempfile
 import threading
@@ -59,37 +56,6 @@ def _alone() -> Iterator[None]:
         lock.release()
 
 
-_SYNC = {"x86_64": 162, "aarch64": 81}
-"""The number of sync(2)."""
-
-
-def _deaf_to_sync() -> None:
-    """Let sync(2) do nothing in this process and its children. zfs-fuse calls it whenever it unmounts,
-    so that it would wait for all disks of the host, and whoever writes to them, hundreds of times.
-
-    seccomp(2): a filter that answers that call with success.
-    """
-    number = _SYNC.get(platform.machine())
-    if number is None:
-        return
-    load, equal, answer = 0x20, 0x15, 0x06
-    allow, refuse = 0x7FFF0000, 0x00050000  # SECCOMP_RET_ALLOW; SECCOMP_RET_ERRNO with errno 0
-    program = b"".join(
-        struct.pack("=HBBI", *instruction)
-        for instruction in (
-            (load, 0, 0, 0),
-            (equal, 0, 1, number),
-            (answer, 0, 0, refuse),
-            (answer, 0, 0, allow),
-        )
-    )
-    code = ctypes.create_string_buffer(program, len(program))
-    filter = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(ctypes.c_int(38), ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
-    prctl(ctypes.c_int(22), ctypes.c_ulong(2), filter, ctypes.c_ulong(0), ctypes.c_ulong(0))
-
-
 class _ZfsFuse:
     """The daemon, with a pool in a file that is gone with it."""
 
@@ -105,9 +71,7 @@ class _ZfsFuse:
         words = ["setpriv", "--pdeathsig", "KILL", "zfs-fuse", "--no-daemon"]
         words += ["--enable-xattr", "--no-kstat-mount"]
         with self._log.open("wb") as log:
-            self._child = subprocess.Popen(
-                words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_deaf_to_sync
-            )
+            self._child = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 30
         while not _answers():
             assert self.works and time.monotonic() < deadline, self._log.read_text()

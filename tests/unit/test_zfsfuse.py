@@ -79,6 +79,7 @@ def test_who_has_a_file_open_is_not_waited_for(zfs_dataset: str, tmp_path: Path)
     finally:
         holding.kill()
         holding.wait()
+    zfsfuse.release(mount(zfs_dataset, tmp_path / "place"))
 
 
 @pytest.fixture
