@@ -62,7 +62,7 @@ def _named(layer: LayerInfo, error: LayerfsError) -> LayerfsError:
 def _claim(core: Core, only: Collection[ChainID] | None) -> list[LayerInfo]:
     """Mark what nothing references as ours to remove, children before parents."""
     me = core.owner.id
-    # On the disk before anything is removed: a power cut must not bring back a layer that is half gone.
+    # On the disk before anything is removed: a power cut must not make a layer ready again that is gone.
     with core.db.transaction(sync=True):
         candidates = set(references.unreferenced(core.db))
         layers = []
