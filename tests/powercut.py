@@ -1,6 +1,6 @@
 """A disk whose power can be cut after any write.
 
-Every write to the disk goes through the kernel's dm-log-writes target (Linux 4.1, ``drivers/md/dm-log-writes.c``,
+Every write to the disk goes through the kernel's dm-log-writes target (Linux 4.1; its log is described in
 ``Documentation/admin-guide/device-mapper/log-writes.rst``), which notes it on a second disk once the first
 has it for certain: when the cache was flushed. :meth:`Disk.as_of` puts the first so many writes on a third.
 """

@@ -1,4 +1,4 @@
-"""The power may go after any write: what the store offers afterwards is whole, and what it called safe is there."""
+"""The power may go after any write: what the store then offers is whole, and what it called safe is there."""
 
 from __future__ import annotations
 
@@ -31,17 +31,16 @@ SIZES = {"ext4": 96, "xfs": 320, "btrfs": 320}  # MiB
 def test_what_is_offered_is_whole_and_what_was_safe_is_there(driver: str, fs: str, tmp_path: Path) -> None:
     made: list[Disk] = []
     image = oci_layout(tmp_path / "image", {"app:1": [BOTTOM, MIDDLE, TOP]})
-    with recorded(fs, tmp_path, size=SIZES[fs] << 20, made=made) as disk:
-        with opened(disk.root, driver) as store:
-            disk.mark("begun")
-            (app,) = load(store, image)
-            disk.mark("loaded")
-            with store.create_rw("web", app.layers[-1]).mounted() as root:
-                change(root)
-            commit(store, "web", "committed:1")
-            disk.mark("committed")
-            truth = trees(store)
-            names = {"app:1": "loaded", "committed:1": "committed"}
+    with recorded(fs, tmp_path, size=SIZES[fs] << 20, made=made) as disk, opened(disk.root, driver) as store:
+        disk.mark("begun")
+        (app,) = load(store, image)
+        disk.mark("loaded")
+        with store.create_rw("web", app.layers[-1]).mounted() as root:
+            change(root)
+        committed = commit(store, "web", "committed:1")
+        disk.mark("committed")
+        truth = trees(store)
+        safe = {app.id: "loaded", committed.id: "committed"}
     (disk,) = made
     for count in points(disk):
         with disk.as_of(count) as root:
@@ -49,9 +48,9 @@ def test_what_is_offered_is_whole_and_what_was_safe_is_there(driver: str, fs: st
             with opened(root, driver) as store:
                 there = trees(store)
                 assert there.items() <= truth.items(), f"after {count} writes"
-                for name, mark in names.items():
+                for id, mark in safe.items():
                     if count > disk.mark(mark):
-                        assert set(store.image(name).layers) <= there.keys(), f"after {count} writes"
+                        assert set(store.image(id).layers) <= there.keys(), f"after {count} writes"
                 assert store.check() == [], f"after {count} writes"
 
 
