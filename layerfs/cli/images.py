@@ -34,7 +34,7 @@ def _load(session: Session, args: argparse.Namespace) -> int:
     from layerfs.image.load import load
     from layerfs.image.names import familiar
 
-    source = _source(args.source)
+    source = image_source(args.source)
     with session.store(create=True) as store, reporting() as progress:
         loaded = load(store, source, platform=args.platform, progress=progress)
     if args.json:
@@ -48,7 +48,8 @@ def _load(session: Session, args: argparse.Namespace) -> int:
     return 0
 
 
-def _source(text: str) -> Path | BinaryIO:
+def image_source(text: str) -> Path | BinaryIO:
+    """What an argument names as an image archive."""
     if text != "-":
         if not Path(text).exists():
             raise NotFound(f"nothing is at {text}", hint="a file or directory, or '-' for standard input")

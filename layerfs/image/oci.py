@@ -9,11 +9,12 @@ bear the same name, or none, are taken for the platforms of one image.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import attrs
 
-from layerfs.errors import ImageError, InvalidID
+from layerfs.errors import BadData, ImageError, InvalidID
 from layerfs.ids import Digest
 from layerfs.image.fields import Field
 from layerfs.image.model import (
@@ -71,6 +72,18 @@ def find_images(source: Source, platform: Platform | None) -> list[FoundImage]:
     if not chosen:
         raise ImageError(f"{where(source, INDEX)}: no image: {'; '.join(skipped) or 'it is empty'}")
     return [layout.image(entry, name) for name, entry in chosen]
+
+
+def whole_images(source: Source) -> Iterator[FoundImage]:
+    """Every image of the layout that makes sense, for whatever platform."""
+    layout = _Layout(source, None)
+    seen: set[Digest] = set()
+    for item in read_json(source, INDEX).need("manifests").items():
+        with contextlib.suppress(BadData):
+            entry = Descriptor.read(item)
+            for each in layout.leaves(entry, 1, seen) if layout.is_index(entry) else [entry]:
+                with contextlib.suppress(BadData):
+                    yield layout.image(each, None)
 
 
 def blob_name(digest: Digest) -> bytes:

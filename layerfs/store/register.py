@@ -13,10 +13,10 @@ import attrs
 from layerfs.archive.compression import open_decompressed
 from layerfs.archive.split import Recorder
 from layerfs.errors import DigestMismatch, LayerfsError, translated
-from layerfs.ids import ChainID, DiffID, chain_id, new_cache_id
+from layerfs.ids import CacheID, ChainID, DiffID, chain_id, new_cache_id
 from layerfs.linux.flock import FileLock
 from layerfs.progress import Progress
-from layerfs.store import references, rows
+from layerfs.store import damaged, references, rows
 from layerfs.store.core import Core
 from layerfs.store.depth import refuse_deep
 from layerfs.store.layer import Layer, take
@@ -82,10 +82,22 @@ class Counted(io.RawIOBase):
 
 
 @attrs.frozen
-class _Filled:
+class Filled:
+    """What a layer that was filled turned out to be."""
+
     diff_id: DiffID
     size: int
     tar_size: int
+
+
+def fill(core: Core, cache_id: CacheID, parent: CacheID | None, plain: BinaryIO) -> Filled:
+    """Make the driver's layer, and its record, of an uncompressed tar. ``OSError`` for the record."""
+    with core.record_path(cache_id).open("xb") as record:
+        core.driver.create(cache_id, parent)
+        with Recorder(plain, record, scratch=str(core.root / "tmp")) as recorder:
+            size = core.driver.apply_diff(cache_id, parent, recorder, displaced=recorder.displaced)
+            recorded = recorder.finish()
+    return Filled(recorded.diff_id, size, recorded.tar_size)
 
 
 class _Registration:
@@ -115,9 +127,11 @@ class _Registration:
         """Say what is about to be made, so that it is found if we die."""
         core, below = self._core, self._below
         owner = core.owner.id
-        with core.db.transaction():
+        # On the disk before anything is made: a power cut leaves nothing that no row tells of.
+        with core.db.transaction(sync=True):
             if below is not None:
                 below = rows.layer(core.db, below.chain_id)
+                damaged.refuse(core.db, below.chain_id)
             core.db.insert(
                 "INSERT INTO layers (cache_id, state, owner, parent, depth, created_ns)"
                 " VALUES (?, 'creating', ?, ?, ?, ?)",
@@ -129,22 +143,17 @@ class _Registration:
             )
         self._below = below
 
-    def _fill(self, tar: BinaryIO, *, compressed: bool) -> _Filled:
-        core = self._core
+    def _fill(self, tar: BinaryIO, *, compressed: bool) -> Filled:
         parent = self._below.cache_id if self._below else None
-        path = core.record_path(self._cache_id)
-        with translated("register a layer"), path.open("xb") as record:
-            core.driver.create(self._cache_id, parent)
+        with translated("register a layer"):
             plain = open_decompressed(tar) if compressed else tar
-            with Recorder(plain, record, scratch=str(core.root / "tmp")) as recorder:
-                size = core.driver.apply_diff(self._cache_id, parent, recorder, displaced=recorder.displaced)
-                recorded = recorder.finish()
+            filled = fill(self._core, self._cache_id, parent, plain)
             # What stands at the end of the stream may be a check that its reader makes there.
             while tar.read(1 << 16):
                 pass
-        return _Filled(recorded.diff_id, size, recorded.tar_size)
+        return filled
 
-    def _settle(self, filled: _Filled) -> Layer:
+    def _settle(self, filled: Filled) -> Layer:
         """Make it ready, or yield to the same layer that came first. Either is held for the caller."""
         db = self._core.db
         owner = self._core.owner.id

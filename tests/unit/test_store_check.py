@@ -12,7 +12,7 @@ from layerfs.ids import GraphID
 from layerfs.naivediff import NaiveDiff
 from layerfs.store.store import Store
 from tests.dirdriver import DirProto
-from tests.storekit import ABOVE, BASE, DRIVERS, open_store, stream
+from tests.storekit import ABOVE, BASE, DRIVERS, held, open_store, stream
 
 
 @pytest.fixture(params=DRIVERS)
@@ -62,7 +62,27 @@ def test_what_is_missing_is_named(store: Store) -> None:
             ("missing-record", base.chain_id),
         ]
     )
-    assert store.repair() == []
+    assert {one.problem.kind for one in store.repair() if one.error} == {"missing-layer", "missing-record"}
+    assert len(kinds(store)) == 3
+
+
+def test_a_store_without_its_database_loses_nothing(tmp_path: Path) -> None:
+    """To a database that knows nothing every layer would be an orphan."""
+    with open_store(tmp_path) as store:
+        store.register(stream(BASE))
+        before = held(store)
+        for table in ("refs", "layers"):
+            store._core.db._connection.execute(f"DELETE FROM {table}")
+        [problem] = store.check()
+        assert problem.kind == "database"
+        with pytest.raises(StoreDamaged, match="1 layers"):
+            store.repair()
+        assert held(store) == before
+    for path in (tmp_path / "root").glob("layerfs.db*"):
+        path.unlink()
+    with pytest.raises(StoreDamaged, match="database"):
+        open_store(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "root/split").iterdir()) == before[:1]
 
 
 def test_a_damaged_database_is_told(tmp_path: Path) -> None:
