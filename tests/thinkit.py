@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from layerfs.driver import Driver
-from layerfs.linux.loop import backing_file
+from layerfs.linux.loop import attached, backing_file
 from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts
 from layerfs_drivers.devicemapper import DRIVER
@@ -98,3 +98,21 @@ def _below(name: str) -> list[Path]:
 
 def _is_metadata(node: Path, home: Path) -> bool:
     return backing_file(node)[1] == (home / "metadata").stat().st_ino
+
+
+@contextmanager
+def pool_upon_files(name: str, directory: Path) -> Iterator[None]:
+    """A thin pool as an administrator makes one, upon files in ``directory``; a new one or, if the files are
+    there, the same again."""
+    directory.mkdir(exist_ok=True)
+    for part, size in (("data", 1 << 30), ("metadata", 16 << 20)):
+        with (directory / part).open("ab") as file:
+            file.truncate(size)
+    with attached(directory / "metadata") as metadata, attached(directory / "data") as data:
+        dmsetup(
+            "create", name, "--table", f"0 {1 << 21} thin-pool {metadata} {data} 128 0 1 error_if_no_space"
+        )
+    try:
+        yield
+    finally:
+        dmsetup("remove", "--retry", name)

@@ -40,8 +40,7 @@ CREATE TABLE pool (
 --   ready:    it is there
 --   growing:  being given its size, which the row has already; to be finished
 --   removing: being deleted; to be finished
--- While a device is made or deleted the pool has either transaction_id or the next one: then what was
--- to be done in the pool is done.
+-- While a device is made or removed the pool has either transaction_id or the next one.
 CREATE TABLE devices (
     id              INTEGER PRIMARY KEY,  -- of the thin device, 24 bits
     layer           TEXT UNIQUE,          -- NULL: the base, upon which what has no parent is made
@@ -190,6 +189,13 @@ class Journal:
             connection.execute("UPDATE devices SET state = 'growing', size = ? WHERE id = ?", (size, id))
 
     def grown(self, id: int) -> None:
+        self._ready(id)
+
+    def kept(self, id: int) -> None:
+        """It could not be removed."""
+        self._ready(id)
+
+    def _ready(self, id: int) -> None:
         with self._transaction() as connection:
             connection.execute("UPDATE devices SET state = 'ready' WHERE id = ?", (id,))
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -108,6 +109,11 @@ class Pool:
         if row is None:
             raise StoreDamaged(f"{self.home}: the journal of the thin pool is gone")
         return row
+
+    @functools.cached_property
+    def names(self) -> PoolRow:
+        """The row, for those of its values that never change."""
+        return self.row
 
     def _is_in_order(self, row: PoolRow, options: Options) -> bool:
         """Whether nothing is to be done or looked at, since a process of this boot opened it already."""
@@ -240,11 +246,11 @@ class Pool:
             )
 
     def status(self) -> PoolStatus:
-        return Dmsetup().status(self.row.name)
+        return Dmsetup().status(self.names.name)
 
     def flush(self) -> None:
         """Bring to the disk what the pool was given: its metadata, then the data."""
-        row = self.row
+        row = self.names
         with self._exclusive() as tool:
             self._recover(tool)
             transaction_id = self.row.transaction_id
@@ -260,30 +266,33 @@ class Pool:
 
     def _recover(self, tool: Dmsetup) -> None:
         """Finish or undo what is unfinished; with the lock, nobody living is at it."""
-        row = self.row
         device = self.journal.unfinished()
         if device is not None:
+            row = self.row
             status = tool.status(row.name)
             self._check_transaction(row, status)
             if device.state == "creating":
                 self._undo(tool, device)
             elif device.state == "removing":
-                deleted = status.transaction_id != row.transaction_id
-                self._delete(
-                    tool, device, None if deleted else self._try_to_hold(tool, device), deleted=deleted
-                )
+                if status.transaction_id == row.transaction_id:
+                    tool.set_transaction(row.name, row.transaction_id, row.transaction_id + 1)
+                try:
+                    fd = self._hold_alone(tool, device)
+                except StoreDamaged:  # the pool does not have it any more
+                    fd = None
+                self._delete(tool, device, fd, row.transaction_id + 1)
             else:
                 self._grow(tool, device)
                 self.journal.grown(device.id)
         for name in self._marks("started"):
             # Whoever activated it is gone.
-            if name.startswith(row.tag) and _block.find_mapped(name) is not None:
+            if name.startswith(self.names.tag) and _block.find_mapped(name) is not None:
                 tool.remove_deferred(name)
             self._unmark("started", name)
 
     def _undo(self, tool: Dmsetup, device: Device) -> None:
         """Delete what was being created, whether it is in the pool already or not."""
-        row = self.row
+        row = self.names
         for mapped in _block.all_mapped():
             # Its parent may have been left suspended, and everybody who uses it waits.
             if mapped.name.startswith(f"{row.tag}-") and mapped.suspended:
@@ -394,19 +403,25 @@ class Pool:
 
     def _remove(self, tool: Dmsetup, device: Device) -> None:
         row = self.row
-        self._check_transaction(row, tool.status(row.name))
         fd = self._hold_alone(tool, device)
         try:
             self.journal.removing(device.id)
+            try:
+                # First, as it also finds out whether this is our pool: what is gone cannot be brought back.
+                tool.set_transaction(row.name, row.transaction_id, row.transaction_id + 1)
+            except CommandFailed:
+                self.journal.kept(device.id)
+                self._check_transaction(row, tool.status(row.name))
+                raise
         except BaseException:
             if fd is not None:
                 os.close(fd)
             raise
-        self._delete(tool, device, fd)
+        self._delete(tool, device, fd, row.transaction_id + 1)
 
-    def _delete(self, tool: Dmsetup, device: Device, fd: int | None, *, deleted: bool = False) -> None:
-        """Delete a device, open as ``fd`` if it is active. ``deleted``: only the journal has it still."""
-        row = self.row
+    def _delete(self, tool: Dmsetup, device: Device, fd: int | None, transaction_id: int) -> None:
+        """Delete a device that is to be removed, open as ``fd`` if it is active."""
+        row = self.names
         if fd is not None:
             try:
                 if row.loop:
@@ -414,24 +429,15 @@ class Pool:
                     _block.discard(fd, device.size)
             finally:
                 os.close(fd)
-        if not deleted:
-            self._deactivate(tool, device)
-            tool.delete(row.name, device.id)
-            tool.set_transaction(row.name, row.transaction_id, row.transaction_id + 1)
-        self.journal.removed(device.id, row.transaction_id + 1)
-
-    def _try_to_hold(self, tool: Dmsetup, device: Device) -> int | None:
-        """None also for a device that the pool does not have any more."""
-        try:
-            return self._hold_alone(tool, device)
-        except StoreDamaged:
-            return None
+        self._deactivate(tool, device)
+        tool.delete(row.name, device.id)
+        self.journal.removed(device.id, transaction_id)
 
     def _hold_alone(self, tool: Dmsetup, device: Device) -> int | None:
         """Open the device so that nobody has it mounted or can mount it (O_EXCL). It is made active where its
         blocks are to be discarded; None when it is not."""
-        name = self.row.device_name(device.id)
-        held = self._activate(tool, device) if self.row.loop else _block.open_mapped(name)
+        name = self.names.device_name(device.id)
+        held = self._activate(tool, device) if self.names.loop else _block.open_mapped(name)
         if held is None:
             return None
         try:
@@ -493,7 +499,7 @@ class Pool:
 
     @property
     def _fs(self) -> FileSystem:
-        return FILE_SYSTEMS[self.row.fs]
+        return FILE_SYSTEMS[self.names.fs]
 
     def _refuse_full(self, row: PoolRow, status: PoolStatus) -> None:
         """Before anything is made: a pool that runs full harms what is in it."""
@@ -542,13 +548,13 @@ class Pool:
     def _held(self, tool: Dmsetup, device: Device) -> Iterator[Path]:
         fd = self._activate(tool, device)
         try:
-            yield _block.node(self.row.device_name(device.id))
+            yield _block.node(self.names.device_name(device.id))
         finally:
             os.close(fd)
 
     def _activate(self, tool: Dmsetup, device: Device) -> int:
         """A descriptor of the active device, which goes with its last user."""
-        name = self.row.device_name(device.id)
+        name = self.names.device_name(device.id)
         fd = _block.open_mapped(name)
         if fd is None or (self.runroot / "started" / name).exists():
             self._mark("started", name)
@@ -587,7 +593,7 @@ class Pool:
 
     def describe(self, device: Device) -> Path:
         """Activate a device until it is given back, for somebody who is going to mount it."""
-        name = self.row.device_name(device.id)
+        name = self.names.device_name(device.id)
         with self._exclusive() as tool:
             if name in self._marks("described") and _block.find_mapped(name) is not None:
                 return _block.node(name)
@@ -602,7 +608,7 @@ class Pool:
 
     def give_back(self, device: Device) -> None:
         """Let a device that was described go with its last user."""
-        name = self.row.device_name(device.id)
+        name = self.names.device_name(device.id)
         if name in self._marks("described"):
             with self._exclusive() as tool:
                 if _block.find_mapped(name) is not None:
@@ -610,7 +616,7 @@ class Pool:
                 self._unmark("described", name)
 
     def _deactivate(self, tool: Dmsetup, device: Device) -> None:
-        name = self.row.device_name(device.id)
+        name = self.names.device_name(device.id)
         # One that is to go with its last user goes by itself, a moment after it.
         for _ in range(20):
             if _block.find_mapped(name) is None:

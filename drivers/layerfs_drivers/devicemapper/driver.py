@@ -180,7 +180,7 @@ class DeviceMapperDriver:
         from layerfs.linux.mountinfo import mounts_below
         from layerfs.linux.syncfs import syncfs
 
-        row = self.pool.row
+        row = self.pool.names
         with self._writing(f"flush pool {row.name}"):
             for entry in mounts_below(self.pool.runroot / "mounts"):
                 syncfs(os.fsdecode(entry.mount_point))
@@ -190,7 +190,7 @@ class DeviceMapperDriver:
         """The device by its name and number in the pool; it is there while the layer is mounted, or after
         ``mounts`` was asked for."""
         device = self.pool.require(parse_graph_id(id))
-        row = self.pool.row
+        row = self.pool.names
         name = row.device_name(device.id)
         return {
             "device": str(node(name)),
@@ -203,7 +203,7 @@ class DeviceMapperDriver:
         }
 
     def status(self) -> Mapping[str, str]:
-        row = self.pool.row
+        row = self.pool.names
         status = Dmsetup().status(row.name)
         base = self.pool.journal.base()
         facts = {
@@ -230,7 +230,7 @@ class DeviceMapperDriver:
 
     @property
     def _fs(self) -> FileSystem:
-        return FILE_SYSTEMS[self.pool.row.fs]
+        return FILE_SYSTEMS[self.pool.names.fs]
 
     @property
     def _counts(self) -> MountCount:
