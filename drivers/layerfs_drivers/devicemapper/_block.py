@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from layerfs.linux import forks
 from layerfs.values import frozen
 
 BLKDISCARD = 0x1277
@@ -71,7 +72,8 @@ def find_mapped(name: str) -> Mapped | None:
 
 
 def open_mapped(name: str, flags: int = os.O_RDONLY) -> int | None:
-    """A descriptor of the device of that name, which keeps it from going away; None when there is none.
+    """A descriptor of the device of that name, which keeps it from going away; None when there is none. It
+    is closed with :func:`layerfs.linux.forks.close`.
 
     Where no udev takes nodes away, that of a device that is gone may stand there still, and its number may
     be another device's by now: the name is looked at again when the device is held.
@@ -81,7 +83,7 @@ def open_mapped(name: str, flags: int = os.O_RDONLY) -> int | None:
         return None
     try:
         make_node(name, os.makedev(*mapped.number))
-        fd = os.open(node(name), flags | os.O_CLOEXEC)
+        fd = forks.own(lambda: os.open(node(name), flags | os.O_CLOEXEC))
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
             return None
@@ -89,7 +91,7 @@ def open_mapped(name: str, flags: int = os.O_RDONLY) -> int | None:
     found = _mapped_of(os.fstat(fd).st_rdev)
     if found is not None and found.name == name:
         return fd
-    os.close(fd)
+    forks.close(fd)
     return None
 
 
@@ -99,8 +101,7 @@ def has_udev() -> bool:
 
 
 def make_node(name: str, number: int) -> None:
-    """Make the node of a device where no udev does it. dmsetup makes one, but takes it away again as soon as
-    it is told to remove the device after use."""
+    """Make the node of a device where no udev does it, and nobody else did."""
     place = node(name)
     with contextlib.suppress(FileNotFoundError):
         if os.stat(place).st_rdev == number:

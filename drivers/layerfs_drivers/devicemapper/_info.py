@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from layerfs.driver import Driver, DriverInfo, Option, parse_options
-from layerfs.errors import CommandFailed, LayerfsError, NotSupported, translated
+from layerfs.errors import LayerfsError, NotSupported, translated
 from layerfs.linux.userns import has_capability, in_user_namespace
 from layerfs.values import frozen
-
-_CONTROL = Path("/dev/mapper/control")
 
 
 @frozen
@@ -31,7 +29,7 @@ class DeviceMapperInfo:
     def probe(self, home: Path, runroot: Path) -> None:
         """What any pool needs; what one of our own needs besides is told when it is set up."""
         from layerfs.linux.command import find, run
-        from layerfs_drivers.devicemapper import _dmsetup
+        from layerfs_drivers.devicemapper import _dmsetup, _ioctl
 
         if not has_capability("CAP_SYS_ADMIN") or in_user_namespace():
             raise NotSupported(
@@ -39,13 +37,13 @@ class DeviceMapperInfo:
             )
         if find("dmsetup") is None:
             raise NotSupported("no program 'dmsetup' is installed", hint=_dmsetup.HINT)
-        if not _CONTROL.exists():
+        if not _ioctl.CONTROL.exists():
             raise NotSupported(
                 "the kernel has no device mapper: there is no /dev/mapper/control", hint="modprobe dm-mod"
             )
         try:
-            known = "thin-pool" in _dmsetup.Dmsetup().targets()
-        except CommandFailed as error:
+            known = "thin-pool" in _ioctl.targets()
+        except OSError as error:
             raise NotSupported("the kernel has no device mapper", hint="modprobe dm-mod") from error
         if not known:
             try:
