@@ -13,6 +13,7 @@ from pathlib import Path
 
 from layerfs.linux import forks
 from layerfs.values import frozen
+from layerfs_drivers.devicemapper import _ioctl
 
 BLKDISCARD = 0x1277
 _MAPPER = Path("/dev/mapper")
@@ -21,20 +22,17 @@ _SYS = Path("/sys")
 
 @frozen
 class Mapped:
-    """A device-mapper device that exists now."""
+    """A device-mapper device that exists now, or did a moment ago."""
 
     name: str
-    kernel_name: str
-    """``dm-3``."""
-
-    @property
-    def number(self) -> tuple[int, int]:
-        major, _, minor = (self._directory / "dev").read_text().partition(":")
-        return int(major), int(minor)
+    number: tuple[int, int]
 
     @property
     def suspended(self) -> bool:
-        return (self._directory / "dm/suspended").read_text().strip() == "1"
+        try:
+            return (self._directory / "dm/suspended").read_text().strip() == "1"
+        except OSError:  # it went meanwhile
+            return False
 
     @property
     def below(self) -> list[Path]:
@@ -43,7 +41,7 @@ class Mapped:
 
     @property
     def _directory(self) -> Path:
-        return _SYS / "block" / self.kernel_name
+        return _directory_of(self.number)
 
 
 def node(name: str) -> Path:
@@ -53,22 +51,18 @@ def node(name: str) -> Path:
 def all_mapped() -> Iterator[Mapped]:
     for kernel_name in os.listdir(_SYS / "block"):
         if kernel_name.startswith("dm-"):
+            directory = _SYS / "block" / kernel_name
             try:
-                name = (_SYS / "block" / kernel_name / "dm/name").read_text().rstrip("\n")
+                major, _, minor = (directory / "dev").read_text().partition(":")
+                yield Mapped(_name(directory), (int(major), int(minor)))
             except OSError:  # it went meanwhile
                 continue
-            yield Mapped(name, kernel_name)
 
 
 def find_mapped(name: str) -> Mapped | None:
     """The device of that name; None when there is none now."""
-    try:
-        found = _mapped_of(os.stat(node(name)).st_rdev)
-    except OSError:
-        found = None
-    if found is not None and found.name == name:
-        return found
-    return next((mapped for mapped in all_mapped() if mapped.name == name), None)
+    number = _ioctl.find(name)
+    return None if number is None else Mapped(name, (os.major(number), os.minor(number)))
 
 
 def open_mapped(name: str, flags: int = os.O_RDONLY) -> int | None:
@@ -88,9 +82,10 @@ def open_mapped(name: str, flags: int = os.O_RDONLY) -> int | None:
         if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
             return None
         raise
-    found = _mapped_of(os.fstat(fd).st_rdev)
-    if found is not None and found.name == name:
-        return fd
+    number = os.fstat(fd).st_rdev
+    with contextlib.suppress(OSError):
+        if _name(_directory_of((os.major(number), os.minor(number)))) == name:
+            return fd
     forks.close(fd)
     return None
 
@@ -113,7 +108,7 @@ def make_node(name: str, number: int) -> None:
 
 def kernel_name(number: int) -> str:
     """``dm-3`` for a device's number."""
-    return os.path.basename(os.readlink(_sys_of(number)))
+    return os.path.basename(os.readlink(_directory_of((os.major(number), os.minor(number)))))
 
 
 def forget_node(name: str) -> None:
@@ -127,14 +122,9 @@ def discard(fd: int, size: int) -> None:
     fcntl.ioctl(fd, BLKDISCARD, struct.pack("=QQ", 0, size))
 
 
-def _mapped_of(number: int) -> Mapped | None:
-    directory = _sys_of(number)
-    try:
-        name = Path(directory, "dm/name").read_text().rstrip("\n")
-        return Mapped(name, kernel_name(number))
-    except OSError:
-        return None
+def _directory_of(number: tuple[int, int]) -> Path:
+    return _SYS / "dev/block" / f"{number[0]}:{number[1]}"
 
 
-def _sys_of(number: int) -> str:
-    return f"{_SYS}/dev/block/{os.major(number)}:{os.minor(number)}"
+def _name(directory: Path) -> str:
+    return (directory / "dm/name").read_text().rstrip("\n")

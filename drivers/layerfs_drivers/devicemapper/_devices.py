@@ -112,12 +112,11 @@ class Devices:
         name = self.name(device)
         mapped = _block.find_mapped(name)
         if mapped is not None:
-            number = mapped.number
             _ioctl.remove_deferred(name)
             deadline = time.monotonic() + PATIENCE_S
             while _block.find_mapped(name) is not None:
                 if time.monotonic() > deadline:
-                    raise Used(number)
+                    raise Used(mapped.number)
                 time.sleep(0.002)
         _block.forget_node(name)
         self._unmark("started", name)

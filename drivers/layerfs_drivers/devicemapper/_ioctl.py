@@ -21,7 +21,7 @@ CONTROL = Path("/dev/mapper/control")
 MOST_DEVICES = 1 << 24
 """A device id has 24 bits."""
 
-_DEV_REMOVE, _DEV_SUSPEND, _TABLE_STATUS, _LIST_VERSIONS, _TARGET_MSG = 4, 6, 12, 13, 14
+_DEV_REMOVE, _DEV_SUSPEND, _DEV_STATUS, _TABLE_STATUS, _LIST_VERSIONS, _TARGET_MSG = 4, 6, 7, 12, 13, 14
 
 _SUSPEND = 1 << 1
 _STATUS_TABLE = 1 << 4
@@ -39,6 +39,16 @@ _LONGEST_NAME = 127
 
 
 # Any device
+
+
+def find(name: str) -> int | None:
+    """The number of the device, None when there is none of that name now."""
+    try:
+        return int(_call(_DEV_STATUS, name)[1][8])
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
 
 
 def suspend(name: str) -> None:
@@ -96,7 +106,8 @@ def delete(pool: str, id: int) -> None:
 
 
 def set_transaction(pool: str, old: int, new: int) -> None:
-    """EINVAL when it is not ``old`` now. Also writes out all metadata (drivers/md/dm-thin.c, pool_message)."""
+    """EINVAL when it is not ``old`` now. Like each message it writes out the metadata (drivers/md/dm-thin.c,
+    pool_message)."""
     _message(pool, f"set_transaction_id {old} {new}")
 
 
@@ -105,7 +116,7 @@ def set_transaction(pool: str, old: int, new: int) -> None:
 
 def targets() -> list[str]:
     """The types of targets that the kernel has loaded."""
-    data, _ = _call(_LIST_VERSIONS)
+    data, _ = _call(_LIST_VERSIONS, "")
     found, at = [], 0
     while True:  # struct dm_target_versions: where the next one is, a version of three, the name
         (step,) = struct.unpack_from("=I", data, at)
@@ -121,8 +132,8 @@ def _message(name: str, text: str) -> None:
 
 
 def _target(name: str, flag: int) -> tuple[str, str]:
-    data, count = _call(_TABLE_STATUS, name, flags=flag)
-    if count == 0:
+    data, answer = _call(_TABLE_STATUS, name, flags=flag)
+    if answer[5] == 0:
         return "", ""
     kind = _SPEC.unpack_from(data)[4]
     return kind.rstrip(b"\0").decode(), _text(data, _SPEC.size).strip()
@@ -132,8 +143,8 @@ def _text(data: bytes, start: int) -> str:
     return data[start : data.index(b"\0", start)].decode()
 
 
-def _call(command: int, name: str = "", given: bytes = b"", *, flags: int = 0) -> tuple[bytes, int]:
-    """What it answers, and of how many targets that tells."""
+def _call(command: int, name: str, given: bytes = b"", *, flags: int = 0) -> tuple[bytes, tuple[int, ...]]:
+    """What it answers, and the fields of the header."""
     encoded = os.fsencode(name)
     if len(encoded) > _LONGEST_NAME:
         raise failure(errno.ENXIO, name)
@@ -147,10 +158,9 @@ def _call(command: int, name: str = "", given: bytes = b"", *, flags: int = 0) -
     finally:
         os.close(control)
     answer = _HEADER.unpack_from(buffer)
-    start, count, told = answer[4], answer[5], answer[7]
-    if told & _BUFFER_FULL:
+    if answer[7] & _BUFFER_FULL:
         raise failure(errno.EMSGSIZE, name)
-    return bytes(buffer[start:]), count
+    return bytes(buffer[answer[4] :]), answer
 
 
 @contextlib.contextmanager
