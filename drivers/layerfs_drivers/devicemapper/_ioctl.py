@@ -32,6 +32,7 @@ _DEFERRED_REMOVE = 1 << 17
 _HEADER = struct.Struct("=3I I I I i I I I Q 128s 129s 7x")
 """struct dm_ioctl: version, data_size, data_start, target_count, open_count, flags, event_nr, padding, dev,
 name, uuid."""
+_DATA_START, _TARGET_COUNT, _FLAGS, _DEV = 4, 5, 7, 10
 _SPEC = struct.Struct("=2Q i I 16s")
 """struct dm_target_spec: start, length, status, next, type; its parameters follow."""
 _ROOM = 16 << 10
@@ -44,7 +45,7 @@ _LONGEST_NAME = 127
 def find(name: str) -> int | None:
     """The number of the device, None when there is none of that name now."""
     try:
-        return int(_call(_DEV_STATUS, name)[1][8])
+        return int(_call(_DEV_STATUS, name)[1][_DEV])
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
@@ -133,7 +134,7 @@ def _message(name: str, text: str) -> None:
 
 def _target(name: str, flag: int) -> tuple[str, str]:
     data, answer = _call(_TABLE_STATUS, name, flags=flag)
-    if answer[5] == 0:
+    if answer[_TARGET_COUNT] == 0:
         return "", ""
     kind = _SPEC.unpack_from(data)[4]
     return kind.rstrip(b"\0").decode(), _text(data, _SPEC.size).strip()
@@ -158,9 +159,9 @@ def _call(command: int, name: str, given: bytes = b"", *, flags: int = 0) -> tup
     finally:
         os.close(control)
     answer = _HEADER.unpack_from(buffer)
-    if answer[7] & _BUFFER_FULL:
+    if answer[_FLAGS] & _BUFFER_FULL:
         raise failure(errno.EMSGSIZE, name)
-    return bytes(buffer[answer[4] :]), answer
+    return bytes(buffer[answer[_DATA_START] :]), answer
 
 
 @contextlib.contextmanager
