@@ -13,14 +13,14 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from layerfs.errors import CommandFailed, StoreDamaged, SystemFailure
+from layerfs.errors import StoreDamaged, SystemFailure
 from layerfs.linux import forks
 from layerfs.values import frozen
 from layerfs_drivers.devicemapper import _block, _ioctl
-from layerfs_drivers.devicemapper._dmsetup import create, reason
+from layerfs_drivers.devicemapper._dmsetup import create
 from layerfs_drivers.devicemapper._journal import Device, PoolRow
 
 PATIENCE_S = 5.0
@@ -59,11 +59,10 @@ class Devices:
     def activate(self, lock: int, device: Device) -> int:
         """A descriptor of the active device, which goes with its last user."""
         name = self.name(device)
+        self._end_half_made(device)
         fd = _block.open_mapped(name)
-        if fd is None or (self.runroot / "started" / name).exists():
-            self._mark("started", name)
-            if fd is None:
-                fd = self._start(lock, device)
+        if fd is None:
+            fd = self._start(lock, device)
             try:
                 _ioctl.remove_deferred(name)
             except BaseException:
@@ -75,26 +74,32 @@ class Devices:
     def _start(self, lock: int, device: Device) -> int:
         """Activate the device and open it."""
         name = self.name(device)
+        self._mark("started", name)
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                target = f"thin {_block.node(self.pool.name)} {device.id}"
-                create(name, device.size, target, lock=lock)
-            except CommandFailed as error:
-                if reason(error) == errno.ENODATA:
+                parameters = f"{_block.node(self.pool.name)} {device.id}"
+                create(name, device.size, "thin", parameters, lock=lock)
+            except OSError as error:
+                if error.errno == errno.ENODATA:
                     raise StoreDamaged(
                         f"the thin pool {self.pool.name} has no device {device.id} any more, "
                         f"which held {device}"
                     ) from error
                 # The name is taken by one that is about to go.
-                if reason(error) != errno.EBUSY or time.monotonic() > deadline:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
                     raise
             fd = _block.open_mapped(name)
             if fd is not None:
                 return fd
             if time.monotonic() > deadline:
                 raise SystemFailure(f"device {name} is active, but has no node {_block.node(name)}")
-            time.sleep(0.05)
+            time.sleep(0.005)
+
+    def _end_half_made(self, device: Device) -> None:
+        """Whoever was activating it is dead."""
+        if self._is_marked("started", self.name(device)):
+            self.deactivate(device)
 
     def activate_alone(self, lock: int, device: Device) -> int:
         """A descriptor with which nobody else can mount the device (O_EXCL); :class:`Used` when it is."""
@@ -113,25 +118,41 @@ class Devices:
         mapped = _block.find_mapped(name)
         if mapped is not None:
             _ioctl.remove_deferred(name)
-            deadline = time.monotonic() + PATIENCE_S
-            while _block.find_mapped(name) is not None:
-                if time.monotonic() > deadline:
-                    raise Used(mapped.number)
-                time.sleep(0.002)
+            if not _soon(lambda: _block.find_mapped(name) is None):
+                raise Used(mapped.number)
         _block.forget_node(name)
         self._unmark("started", name)
         self._unmark("described", name)
+
+    def delete(self, device: Device) -> None:
+        """Deactivate a device and delete it from the pool."""
+        self.deactivate(device)
+
+        def deleted() -> bool:
+            try:
+                _ioctl.delete(self.pool.name, device.id)
+            except OSError as error:
+                # A device that is going has no name any more when the pool still has it open.
+                if error.errno != errno.EBUSY:
+                    raise
+                return False
+            return True
+
+        if not _soon(deleted):
+            raise SystemFailure(f"the thin pool {self.pool.name} does not let go of {device}")
 
     # What is active without a user of ours
 
     def describe(self, lock: int, device: Device) -> Path:
         """Activate a device until it is given back, for somebody who is going to mount it."""
         name = self.name(device)
+        self._end_half_made(device)
         if not self._is_marked("described", name) or _block.find_mapped(name) is None:
             self._mark("described", name)
             fd = _block.open_mapped(name)
             if fd is None:
                 fd = self._start(lock, device)
+                self._unmark("started", name)
             else:
                 _ioctl.cancel_removal(name)
             forks.close(fd)
@@ -149,10 +170,10 @@ class Devices:
         return bool(self._started())
 
     def let_abandoned_go(self) -> None:
-        """What somebody activated who was killed before it was set to go."""
+        """What somebody was activating who was killed. Nobody can use it yet."""
         for name in self._started():
-            if not self._is_marked("described", name):
-                _ioctl.remove_deferred(name)
+            _ioctl.remove_deferred(name)
+            self._unmark("described", name)
             self._unmark("started", name)
 
     def resume_all(self) -> None:
@@ -179,3 +200,12 @@ class Devices:
 
     def _unmark(self, kind: str, name: str) -> None:
         (self.runroot / kind / name).unlink(missing_ok=True)
+
+
+def _soon(done: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE_S
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True

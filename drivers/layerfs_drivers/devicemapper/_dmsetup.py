@@ -1,4 +1,4 @@
-"""Making devices, by dmsetup(8): udev has then seen them, or the tool has made the node itself."""
+"""Making devices, and the lock of a pool."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from layerfs.errors import CommandFailed
 from layerfs.linux.command import run
+from layerfs.linux.syscall import failure
+from layerfs_drivers.devicemapper import _ioctl
 from layerfs_drivers.devicemapper._block import has_udev
 
 HINT = "install dmsetup (Debian: dmsetup, Fedora: device-mapper)"
@@ -20,23 +22,25 @@ _SAID = {"No data available": errno.ENODATA, "Device or resource busy": errno.EB
 """dmsetup ends with status 1 for every error; the kernel's reason stands in what it says."""
 
 
-def create(name: str, size: int, target: str, *, lock: int) -> None:
-    """A device of one target. The tool inherits the descriptor ``lock``, so that the lock of a killed process
-    lasts until what it began has been done or has failed.
+def create(name: str, size: int, kind: str, parameters: str, *, lock: int) -> None:
+    """A device of one target. ``OSError``: EBUSY when the name is taken, ENODATA for a thin device that the
+    pool does not have.
 
-    :class:`CommandFailed`, its :func:`reason` EBUSY when the name is taken, ENODATA for a thin device that
-    the pool does not have.
+    Where udev makes the nodes it is done by dmsetup(8), which waits until udev is done with the device. The
+    tool inherits the descriptor ``lock``, so that the lock of a killed process lasts until what it began has
+    been done or has failed. Where none runs (containers, small systems) there is nobody to wait for.
     """
-    # With udev the tool waits until udev has made the node; where none runs (containers, small systems) it
-    # would wait in vain, and makes the node itself when told so.
-    environment = {} if has_udev() else {"DM_DISABLE_UDEV": "1"}
-    argv = ["dmsetup", "create", name, "--table", f"0 {size // SECTOR} {target}"]
-    run(argv, doing=f"activate device {name}", hint=HINT, environment=environment, keep=[lock])
-
-
-def reason(error: CommandFailed) -> int:
-    """The errno behind a failure of dmsetup, 0 when it told none that matters here."""
-    return next((number for text, number in _SAID.items() if text in error.stderr), 0)
+    if not has_udev():
+        _ioctl.create(name, size // SECTOR, kind, parameters)
+        return
+    argv = ["dmsetup", "create", name, "--table", f"0 {size // SECTOR} {kind} {parameters}"]
+    try:
+        run(argv, doing=f"activate device {name}", hint=HINT, keep=[lock])
+    except CommandFailed as error:
+        for text, number in _SAID.items():
+            if text in error.stderr:
+                raise failure(number, name) from error
+        raise
 
 
 @contextlib.contextmanager

@@ -154,8 +154,7 @@ class Pool:
     def _undo(self, device: Device) -> None:
         """Delete what was being created, whether it is in the pool already or not."""
         self.devices.resume_all()
-        self.devices.deactivate(device)
-        _ioctl.delete(self.names.name, device.id)
+        self.devices.delete(device)
         self.journal.removed(device.id, self.status().transaction_id)
 
     # Layers come
@@ -266,9 +265,8 @@ class Pool:
                     _block.discard(fd, device.size)
             finally:
                 forks.close(fd)
-        self.devices.deactivate(device)
+        self.devices.delete(device)
         row = self.journal.existing_pool()
-        _ioctl.delete(row.name, device.id)
         _ioctl.set_transaction(row.name, row.transaction_id, row.transaction_id + 1)
         self.journal.removed(device.id, row.transaction_id + 1)
 

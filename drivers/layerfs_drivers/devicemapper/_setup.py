@@ -127,11 +127,11 @@ def _create(home: Path, row: PoolRow, lock: int) -> None:
     with attached(home / "metadata") as metadata, attached(home / "data") as data:
         # A write that finds no block fails at once; by default it waits a minute for an administrator.
         # Blocks need no zeroing, as the file system shows nothing that was not written.
-        target = (
-            f"thin-pool {metadata} {data} {row.block_size // SECTOR} {_LOW_WATER_BLOCKS}"
+        parameters = (
+            f"{metadata} {data} {row.block_size // SECTOR} {_LOW_WATER_BLOCKS}"
             " 2 skip_block_zeroing error_if_no_space"
         )
-        create(row.name, (home / "data").stat().st_size, target, lock=lock)
+        create(row.name, (home / "data").stat().st_size, "thin-pool", parameters, lock=lock)
 
 
 # Whether it is ours
