@@ -36,8 +36,11 @@ class Mapped:
 
     @property
     def below(self) -> list[Path]:
-        """The nodes of the devices it lies upon."""
-        return [Path("/dev") / name for name in sorted(os.listdir(self._directory / "slaves"))]
+        """The nodes of the devices it lies upon; none while it is half made."""
+        try:
+            return [Path("/dev") / name for name in sorted(os.listdir(self._directory / "slaves"))]
+        except FileNotFoundError:
+            return []
 
     @property
     def _directory(self) -> Path:

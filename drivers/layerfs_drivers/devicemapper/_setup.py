@@ -108,6 +108,9 @@ def activate(home: Path, row: PoolRow, lock: int) -> _block.Mapped:
             with contextlib.suppress(FileNotFoundError):
                 (home / f"{name}.new").rename(home / name)
     mapped = _block.find_mapped(row.name)
+    if mapped is not None and row.loop and not _ioctl.table(row.name)[0]:
+        _ioctl.remove_deferred(row.name)  # whoever was making it was killed
+        mapped = None
     if mapped is None:
         if not row.loop:
             raise SystemFailure(
@@ -140,18 +143,20 @@ def _create(home: Path, row: PoolRow, lock: int) -> None:
 def is_known(home: Path, runroot: Path, row: PoolRow, mapped: _block.Mapped) -> bool:
     """Whether the active pool of that name is ours, as far as can be told without asking it."""
     if row.loop:
-        _refuse_other_files(home, row, mapped)
-        return True
+        below = mapped.below
+        if below:
+            _refuse_other_files(home, row, below)
+        return bool(below)
     with contextlib.suppress(FileNotFoundError):
         return (runroot / "recognised").read_text() == _identity(row, mapped)
     return False
 
 
-def _refuse_other_files(home: Path, row: PoolRow, mapped: _block.Mapped) -> None:
+def _refuse_other_files(home: Path, row: PoolRow, below: list[Path]) -> None:
     from layerfs.linux.loop import backing_file
 
     ours = {(s.st_dev, s.st_ino) for s in (os.stat(home / name) for name in ("data", "metadata"))}
-    if {backing_file(node) for node in mapped.below} != ours:
+    if {backing_file(node) for node in below} != ours:
         raise StoreDamaged(
             f"the active pool {row.name} lies on other files than those of {home}, which is a copy",
             hint="use the original, or deactivate its pool first",

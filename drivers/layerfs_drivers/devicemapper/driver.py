@@ -185,8 +185,9 @@ class DeviceMapperDriver:
         from layerfs.linux.mountinfo import mounts_below
         from layerfs.linux.syncfs import syncfs
 
-        row = self.pool.names
-        with self._writing(f"flush pool {row.name}"):
+        if self.pool.read_only:
+            return
+        with translated(f"flush pool {self.pool.names.name}"):
             for entry in mounts_below(self.pool.runroot / "mounts"):
                 syncfs(os.fsdecode(entry.mount_point))
             self.pool.flush()
