@@ -8,11 +8,12 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from layerfs import registry
 from layerfs.driver import CreateOptions
 from layerfs.errors import (
     InvalidOption,
@@ -25,10 +26,11 @@ from layerfs.errors import (
     SystemFailure,
 )
 from layerfs.ids import GraphID
+from layerfs.linux import command
 from layerfs.linux.mount import perform_all, umount
-from layerfs.testing.conformance.base import BASE, TOP, make_layer, mounted
+from layerfs.testing.conformance.base import BASE, TOP, in_child, make_layer, mounted
 from layerfs.testing.entries import file
-from layerfs_drivers.devicemapper import DRIVER
+from layerfs_drivers.devicemapper import DRIVER, _probe
 from layerfs_drivers.devicemapper._journal import Journal
 from layerfs_drivers.devicemapper._space import PoolStatus
 from tests.require import need
@@ -129,10 +131,14 @@ def test_a_layer_mounted_in_another_namespace_names_who_has_it(home: Path, run: 
 
 
 def gone(home: Path) -> None:
-    deadline = time.monotonic() + 5
-    while active(home) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert active(home) == []
+    until(lambda: active(home) == [])
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not done() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert done()
 
 
 # Boots and other pools
@@ -240,7 +246,6 @@ def test_a_device_that_was_deleted_behind_our_back_is_named(home: Path, run: Pat
 
 def test_an_id_that_the_pool_has_already_is_left_alone(home: Path, run: Path) -> None:
     """As a journal that was brought back from an older moment would meet it."""
-    need.tool("thin_ls")
     driver = open_small(home, run)
     row = Journal(home, True).pool()
     assert row is not None
@@ -439,9 +444,60 @@ def test_a_base_too_small_for_its_file_system_is_refused(home: Path, run: Path) 
         open_small(home, run, "xfs", basesize="64M")
 
 
-def test_probing_leaves_nothing_behind(tmp_path: Path) -> None:
-    DRIVER.probe(tmp_path / "home", tmp_path / "run")
+# What it needs
+
+
+def probe(place: Path) -> None:
+    DRIVER.probe(place / "home", place / "run")
+
+
+def test_a_new_home_is_never_chosen_by_itself(home: Path, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotSupported, match="no thin pool is named") as caught:
+        probe(tmp_path)
+    assert "devicemapper.pool=NAME" in caught.value.hint and "trial" in caught.value.hint
     assert os.listdir(tmp_path) == []
+    assert registry.choose(tmp_path, tmp_path).info.name != "devicemapper"
+    open_small(home, run)
+    probe(tmp_path)
+    assert registry.choose(tmp_path, tmp_path).info.name == "devicemapper"
+
+
+def test_without_root_the_probe_says_so(tmp_path: Path) -> None:
+    def unprivileged() -> tuple[str, str]:
+        os.setuid(65534)
+        with pytest.raises(NotSupported) as caught:
+            probe(tmp_path)
+        return str(caught.value), caught.value.hint
+
+    assert in_child(unprivileged) == (
+        "devicemapper needs root of the host",
+        "run as root, outside of user namespaces",
+    )
+
+
+def test_without_thin_pools_the_probe_says_so(tmp_path: Path) -> None:
+    subprocess.run(["rmmod", "dm_thin_pool"], check=True)
+    try:
+        with pytest.raises(NotSupported, match="the kernel has no thin pools") as caught:
+            probe(tmp_path)
+        with pytest.raises(NotSupported, match="the kernel has no thin pools"):
+            open_small(tmp_path / "home", tmp_path / "run")
+        assert os.listdir(tmp_path) == []
+    finally:
+        module = f"/usr/lib/uml/modules/{os.uname().release}/kernel/drivers/md/dm-thin-pool.ko"
+        subprocess.run(["insmod", module], check=True)
+    assert caught.value.hint == "modprobe dm-thin-pool"
+
+
+def test_without_its_tools_the_probe_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_PATH", str(tmp_path))
+    with pytest.raises(NotSupported, match=r"neither mkfs.ext4 nor mkfs.xfs") as caught:
+        probe(tmp_path)
+    assert caught.value.hint == "install e2fsprogs or xfsprogs"
+    monkeypatch.setattr(_probe, "has_udev", lambda: True)
+    with pytest.raises(NotSupported, match="no program 'dmsetup'") as caught:
+        probe(tmp_path)
+    assert caught.value.hint.startswith("install dmsetup")
 
 
 @pytest.mark.host("here", "no-overlay")
@@ -449,20 +505,56 @@ def test_without_a_device_mapper_the_probe_says_so(tmp_path: Path) -> None:
     need.root()
     if Path("/dev/mapper/control").exists():
         pytest.skip("this kernel has a device mapper")
-    with pytest.raises(NotSupported, match=r"device mapper|dmsetup") as caught:
-        DRIVER.probe(tmp_path / "home", tmp_path / "run")
-    assert "modprobe" in caught.value.hint or "install" in caught.value.hint
+    with pytest.raises(NotSupported, match="the kernel has no device mapper") as caught:
+        probe(tmp_path)
+    assert caught.value.hint == "modprobe dm-mod"
+
+
+# udev
+
+
+@pytest.fixture
+def udev() -> Iterator[None]:
+    daemon = need.tool("/lib/systemd/systemd-udevd")
+    control = Path("/run/udev/control")
+    with subprocess.Popen([daemon], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            until(control.exists)
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+            control.unlink(missing_ok=True)
+
+
+def test_where_udev_runs_it_makes_the_nodes(home: Path, run: Path, udev: None) -> None:
+    semaphores = Path("/proc/sysvipc/sem").read_text()
+    driver = open_small(home, run)
+    make_layer(driver, BASE, [file(b"f", b"content")])
+    driver.create_read_write(TOP, BASE)
+    node = Path(driver.metadata(TOP)["device"])
+    with mounted(driver, TOP) as root:
+        assert node.is_symlink(), "which is how udev makes them"
+        (root / "g").write_bytes(b"x")
+    assert [change.path for change in driver.changes(TOP, BASE)] == [b"", b"g"]
+    driver.remove(TOP)
+    gone(home)
+    until(lambda: not node.is_symlink())
+    assert Path("/proc/sysvipc/sem").read_text() == semaphores, "what dmsetup waits with"
+
+
+# Words
 
 
 def test_what_a_pool_tells_of_itself() -> None:
     """Lines of Documentation/admin-guide/device-mapper/thin-provisioning.rst."""
-    line = "0 16777216 thin-pool 7 1659/16384 400/131072 - {} discard_passdown error_if_no_space {} 1024 \n"
+    line = "7 1659/16384 400/131072 - {} discard_passdown error_if_no_space {} 1024 "
     found = PoolStatus.parse(line.format("rw", "-"))
     assert (found.transaction_id, found.metadata_used, found.data_total) == (7, 1659, 131072)
     assert (found.mode, found.needs_check) == ("rw", False)
     found = PoolStatus.parse(line.format("out_of_data_space", "needs_check"))
     assert (found.mode, found.needs_check) == ("out_of_data_space", True)
-    assert PoolStatus.parse("0 16777216 thin-pool Fail\n").mode == "Fail"
+    assert PoolStatus.parse("Fail").mode == "Fail"
 
 
 def test_what_is_asked_of_a_layer_being_removed(home: Path, run: Path) -> None:
