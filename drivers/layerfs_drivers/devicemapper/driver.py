@@ -26,7 +26,7 @@ from layerfs.driver import (
     Mount,
     Usage,
 )
-from layerfs.errors import MountBusy, MountFailed, NotSupported, ReadOnly, translated
+from layerfs.errors import MountBusy, MountFailed, NoSpace, NotSupported, ReadOnly, translated
 from layerfs.ids import GraphID, parse_graph_id
 from layerfs.linux import forks
 from layerfs.linux.clock import wait_for_tick
@@ -138,11 +138,14 @@ class DeviceMapperDriver:
             self._never_wait(target)
         except OSError as error:
             with contextlib.suppress(OSError):
-                target.rmdir()
+                release(target)
             what = f"cannot mount layer {device.layer} at {target}: {error.strerror}"
             if error.errno == errno.EBUSY:
                 hint = "somebody has mounted its device in the other mode, read-only or writable"
                 raise MountBusy(what, hint=hint) from error
+            if error.errno == errno.ENOSPC:
+                hint = "the thin pool is full: remove layers that are not mounted"
+                raise NoSpace(what, errno=error.errno, hint=hint) from error
             raise MountFailed(what, errno=error.errno or 0) from error
 
     @contextlib.contextmanager
