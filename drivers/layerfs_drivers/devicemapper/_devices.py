@@ -102,15 +102,18 @@ class Devices:
             self.deactivate(device)
 
     def activate_alone(self, lock: int, device: Device) -> int:
-        """A descriptor with which nobody else can mount the device (O_EXCL); :class:`Used` when it is."""
+        """A descriptor with which nobody else can mount the device (O_EXCL); :class:`Used` when somebody has.
+        The device goes with it."""
         with self.held(lock, device) as node:
             try:
-                return forks.own(lambda: os.open(node, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC))
+                fd = forks.own(lambda: os.open(node, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC))
             except OSError as error:
                 if error.errno != errno.EBUSY:
                     raise
                 number = os.stat(node).st_rdev
                 raise Used((os.major(number), os.minor(number))) from None
+            _ioctl.remove_deferred(self.name(device))
+            return fd
 
     def deactivate(self, device: Device) -> None:
         """:class:`Used` when it is; then it goes with its last user."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from layerfs.errors import CommandFailed
+from layerfs.linux import forks
 from layerfs.linux.command import run
 from layerfs.linux.syscall import failure
 from layerfs_drivers.devicemapper import _ioctl
@@ -46,7 +47,7 @@ def create(name: str, size: int, kind: str, parameters: str, *, lock: int) -> No
 @contextlib.contextmanager
 def locked(home: Path) -> Iterator[int]:
     """Hold the lock of the pool of ``home``, flock(2) upon the directory itself: a descriptor."""
-    fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = forks.own(lambda: os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         try:
@@ -55,4 +56,4 @@ def locked(home: Path) -> Iterator[int]:
             # Closing is not enough when a child made meanwhile shares the descriptor.
             fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
-        os.close(fd)
+        forks.close(fd)

@@ -25,10 +25,11 @@ class DeviceMapperInfo:
 
     def probe(self, home: Path, runroot: Path) -> None:
         """Never for a new home by itself: the pool is to be named, or loop files are to be asked for."""
+        from layerfs_drivers.devicemapper._journal import Journal
         from layerfs_drivers.devicemapper._probe import refuse_without_what_it_needs
 
         refuse_without_what_it_needs()
-        if not home.exists():
+        if not Journal(home, True).path.exists():
             raise NotSupported(
                 "no thin pool is named",
                 hint="name an empty one: --driver devicemapper --option devicemapper.pool=NAME; without the "
@@ -39,6 +40,7 @@ class DeviceMapperInfo:
         self, home: Path, runroot: Path, options: Mapping[str, str], /, *, read_only: bool = False
     ) -> Driver:
         from layerfs.naivediff import NaiveDiff
+        from layerfs_drivers.devicemapper._journal import Journal
         from layerfs_drivers.devicemapper._options import Options
         from layerfs_drivers.devicemapper._pool import Pool
         from layerfs_drivers.devicemapper._probe import refuse_without_what_it_needs
@@ -47,7 +49,7 @@ class DeviceMapperInfo:
         parsed: Options = parse_options(Options, options, self.name)
         home, runroot = Path(os.path.abspath(home)), Path(os.path.abspath(runroot))
         with translated(f"open the devicemapper driver in {home}"):
-            if not read_only and not home.exists():
+            if not read_only and not Journal(home, True).path.exists():
                 refuse_without_what_it_needs()
             driver = DeviceMapperDriver(Pool.open(home, runroot, parsed, read_only=read_only))
         return NaiveDiff(driver, driver.view)
