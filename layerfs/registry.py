@@ -153,9 +153,10 @@ def _load(name: str, entry_point: str) -> DriverInfo:
     module, _, attribute = entry_point.partition(":")
     try:
         info: DriverInfo = getattr(import_module(module), attribute)
+        is_driver = all(hasattr(info, member) for member in _DRIVER_INFO)
     except Exception as error:
         return Broken(name, f"{entry_point} cannot be loaded: {type(error).__name__}: {error}")
-    if not all(hasattr(info, member) for member in _DRIVER_INFO):
+    if not is_driver:
         return Broken(name, f"{entry_point} is not a DriverInfo")
     if info.name != name:
         return Broken(name, f"{entry_point} calls itself {info.name!r}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from layerfs.archive.entry import Entry
-from layerfs.archive.reader import TarReader
+from layerfs.archive.reader import Entries
 from layerfs.errors import MalformedArchive
 
 
-def write_content(fd: int, entry: Entry, reader: TarReader) -> None:
+def write_content(fd: int, entry: Entry, reader: Entries) -> None:
     """Write the payload of ``entry``, the reader's current one, into the empty file ``fd``.
 
     Of a sparse entry only the data is written; the rest is left to be holes.
@@ -23,7 +23,7 @@ def write_content(fd: int, entry: Entry, reader: TarReader) -> None:
             written += os.write(fd, memoryview(chunk)[written:])
 
 
-def _write_sparse(fd: int, entry: Entry, reader: TarReader) -> None:
+def _write_sparse(fd: int, entry: Entry, reader: Entries) -> None:
     segments = iter(entry.sparse or ())
     offset = left = 0
     for chunk in reader.chunks():

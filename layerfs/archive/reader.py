@@ -8,7 +8,7 @@ images do, so that a layer never means one thing here and another there; each su
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import attrs
 
@@ -66,6 +66,21 @@ class _Extensions:
     @property
     def pending(self) -> bool:
         return bool(self.records or self.name or self.linkname)
+
+
+class Entries(Protocol):
+    """What there is to know of a tar while it is read from front to back: see :class:`TarReader`."""
+
+    @property
+    def number(self) -> int: ...
+    def __iter__(self) -> Iterator[Entry]: ...
+    def chunks(self) -> Iterator[bytes]: ...
+    def tail(self) -> Iterator[bytes]: ...
+
+
+def entries_of(tar: BinaryIO) -> Entries:
+    """The entries of a tar; its own ``entries`` of a stream that parses what it hands on."""
+    return getattr(tar, "entries", None) or TarReader(tar)
 
 
 class TarReader:
@@ -142,11 +157,11 @@ class TarReader:
 
     def tail(self) -> Iterator[bytes]:
         """After the last entry: the raw bytes from there to the end of the stream."""
-        size = self._head_size
-        yield from self._head
+        while self._head:
+            yield self._head.pop(0)
         while chunk := self._read(CHUNK):
-            size += len(chunk)
-            if size > MAX_TRAILING:
+            self._head_size += len(chunk)
+            if self._head_size > MAX_TRAILING:
                 raise ArchiveTooLarge(f"{self._where}: more than {MAX_TRAILING} bytes after its end")
             yield chunk
 

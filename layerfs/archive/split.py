@@ -41,7 +41,7 @@ from layerfs.archive.compression import open_decompressed
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.names import normalise
 from layerfs.archive.reader import TarReader
-from layerfs.archive.streams import CHUNK, PulledBytes, coalesced, iter_stream
+from layerfs.archive.streams import CHUNK, PulledBytes, coalesced, iter_stream, read_ahead
 from layerfs.errors import CompressionError, DigestMismatch, StoreDamaged, SystemFailure, show
 from layerfs.ids import DiffID
 
@@ -97,51 +97,53 @@ _Step = bytes | _FileStep
 
 
 class Recorder(io.BufferedReader):
-    """The same tar, readable once, recorded as it is read.
+    """The same tar, readable once, recorded as it is read: as a stream of bytes or, without parsing it again,
+    as :attr:`entries`.
 
     ``record`` is only written to, all of it by :meth:`finish`; until then the steps are kept apart, on disk
     when they are many, in unnamed files in ``scratch`` (None: where temporary files go). What is wrong with
     the tar surfaces from ``read`` as an :class:`~layerfs.errors.ArchiveError`. Neither ``tar`` nor ``record``
-    is closed.
+    is closed. ``tar`` is read and hashed by a thread, which has ended when the recorder is closed.
     """
 
     def __init__(self, tar: BinaryIO, record: BinaryIO, *, scratch: str | None = None) -> None:
         self._hash = hashlib.sha256()
         self._tar_size = 0
-        self._reader = TarReader(iter_stream(self._hashed(tar)))
         self._record = record
         self._scratch = scratch
-        self._steps = _StepSpool(scratch)
-        self._links = _Symlinks()
-        self._segments: dict[int, Segments] = {}
-        self._segment_count = 0
+        self._tar = iter_stream(read_ahead(self._hashed(tar)))
+        self.entries = _Recording(TarReader(self._tar), _StepSpool(scratch))
         self._displaced = _Displaced(scratch)
-        super().__init__(PulledBytes(self._recorded()), CHUNK)
+        super().__init__(PulledBytes(self._bytes()), CHUNK)
 
     def displaced(self, number: int, content: BinaryIO) -> None:
         """Keep the content of an entry already read, because a later one is about to replace it."""
-        self._displaced.keep(number, _read_segments(content, self._segments.get(number)))
+        self._displaced.keep(number, _read_segments(content, self.entries.segments.get(number)))
 
     def finish(self) -> Recorded:
         """Read what is left of the tar and write the record.
 
         :class:`~layerfs.errors.StoreDamaged` when displaced content is not what the tar held.
         """
-        while self.read(CHUNK):
+        for _ in self.entries:
             pass
-        self._steps.end()
+        for _ in self.entries.tail():
+            pass
+        steps = self.entries.steps
+        steps.end()
         if self._displaced:
-            self._inline_displaced()
+            steps = self.entries.steps = self._with_displaced(steps)
         self._record.write(MAGIC)
-        for chunk in self._steps.compressed():
+        for chunk in steps.compressed():
             self._record.write(chunk)
         diff_id = DiffID("sha256:" + self._hash.hexdigest())
-        return Recorded(diff_id, self._tar_size, self._reader.number + 1)
+        return Recorded(diff_id, self._tar_size, self.entries.number + 1)
 
     def close(self) -> None:
         """Drop what :meth:`finish` has not written."""
         super().close()
-        self._steps.close()
+        self._tar.close()
+        self.entries.steps.close()
         self._displaced.close()
 
     def _hashed(self, tar: BinaryIO) -> Iterator[bytes]:
@@ -150,35 +152,92 @@ class Recorder(io.BufferedReader):
             self._tar_size += len(chunk)
             yield chunk
 
-    def _recorded(self) -> Iterator[bytes]:
-        reader, literal = self._reader, self._steps.literal
-        for entry in reader:
-            head = reader.head()
-            literal(head)
-            yield head
-            if entry.type is EntryType.SYMLINK:
-                self._links.add(normalise(entry.name))
-            if not entry.payload:
-                continue
-            name = self._name_on_disk(entry)
-            if name is None:
-                for chunk in reader.chunks():
-                    literal(chunk)
-                    yield chunk
-            else:
-                yield from self._file(entry, name)
-        for chunk in reader.tail():
-            literal(chunk)
-            yield chunk
+    def _bytes(self) -> Iterator[bytes]:
+        for _ in self.entries:
+            yield self.entries.head()
+            yield from self.entries.chunks()
+        yield from self.entries.tail()
 
-    def _file(self, entry: Entry, name: bytes) -> Iterator[bytes]:
+    def _with_displaced(self, old: _StepSpool) -> _StepSpool:
+        """Put displaced content where the steps of its files are, which keeps records readable in one go."""
+        new = _StepSpool(self._scratch)
+        with old:
+            for step in _steps(open_decompressed(iter_stream(old.compressed()))):
+                if isinstance(step, bytes):
+                    new.literal(step)
+                elif step.number not in self._displaced:
+                    new.file(step)
+                else:
+                    for chunk in _checked(self._displaced.content(step.number), step):
+                        new.literal(chunk)
+        new.end()
+        return new
+
+
+class _Recording:
+    """A reader of a tar that tells the steps what it reads."""
+
+    def __init__(self, reader: TarReader, steps: _StepSpool) -> None:
         from isal.isal_zlib import crc32
 
-        crc = 0
-        for chunk in self._reader.chunks():
-            crc = crc32(chunk, crc)
+        self.steps = steps
+        self.segments: dict[int, Segments] = {}
+        """Of the sparse files so far, by the numbers of their entries."""
+        self._reader = reader
+        self._segment_count = 0
+        self._links = _Symlinks()
+        self._crc32 = crc32
+        self._crc = 0
+        self._file: tuple[Entry, bytes] | None = None
+        """The current entry and its name, if its payload will be found under that name."""
+
+    @property
+    def number(self) -> int:
+        return self._reader.number
+
+    def __iter__(self) -> Iterator[Entry]:
+        return self
+
+    def __next__(self) -> Entry:
+        self._end_entry()
+        reader = self._reader
+        entry = next(reader)
+        self.steps.literal(reader.head())
+        if entry.type is EntryType.SYMLINK:
+            self._links.add(normalise(entry.name))
+        elif entry.payload:
+            name = self._name_on_disk(entry)
+            if name is not None:
+                self._file = entry, name
+                self._crc = 0
+        return entry
+
+    def head(self) -> bytes:
+        """As :meth:`TarReader.head`, and so are the others."""
+        return self._reader.head()
+
+    def chunks(self) -> Iterator[bytes]:
+        if self._file is None:
+            for chunk in self._reader.chunks():
+                self.steps.literal(chunk)
+                yield chunk
+        else:
+            for chunk in self._reader.chunks():
+                self._crc = self._crc32(chunk, self._crc)
+                yield chunk
+
+    def tail(self) -> Iterator[bytes]:
+        for chunk in self._reader.tail():
+            self.steps.literal(chunk)
             yield chunk
-        self._steps.file(_FileStep(self._reader.number, name, entry.size, crc, entry.sparse))
+
+    def _end_entry(self) -> None:
+        for _ in self.chunks():
+            pass
+        if self._file is not None:
+            entry, name = self._file
+            self._file = None
+            self.steps.file(_FileStep(self._reader.number, name, entry.size, self._crc, entry.sparse))
 
     def _name_on_disk(self, entry: Entry) -> bytes | None:
         """The name under which the payload will be found as a file, or None."""
@@ -193,22 +252,8 @@ class Recorder(io.BufferedReader):
             self._segment_count += len(entry.sparse)
             if self._segment_count > _MAX_SEGMENTS:
                 return None
-            self._segments[self._reader.number] = entry.sparse
+            self.segments[self._reader.number] = entry.sparse
         return name
-
-    def _inline_displaced(self) -> None:
-        """Put displaced content where the steps of its files are, which keeps records readable in one go."""
-        old, self._steps = self._steps, _StepSpool(self._scratch)
-        with old:
-            for step in _steps(open_decompressed(iter_stream(old.compressed()))):
-                if isinstance(step, bytes):
-                    self._steps.literal(step)
-                elif step.number not in self._displaced:
-                    self._steps.file(step)
-                else:
-                    for chunk in _checked(self._displaced.content(step.number), step):
-                        self._steps.literal(chunk)
-        self._steps.end()
 
 
 class _Displaced:

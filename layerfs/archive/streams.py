@@ -70,6 +70,44 @@ def iter_stream(pieces: Iterator[bytes]) -> io.BufferedReader:
     return io.BufferedReader(PulledBytes(pieces), CHUNK)
 
 
+def read_ahead(pieces: Iterator[bytes], most: int = 16) -> Iterator[bytes]:
+    """The same pieces, made by a thread of their own that is up to ``most`` of them ahead.
+
+    For what mostly runs outside of the interpreter's lock: reading, inflating, hashing. When the generator
+    is closed the thread has ended, so closing it waits for a piece that is being made.
+    """
+    import queue
+    import threading
+
+    made: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
+    room = threading.Semaphore(most)
+    unwanted = False
+
+    def make() -> None:
+        try:
+            for piece in pieces:
+                made.put(piece)
+                room.acquire()
+                if unwanted:
+                    return
+            made.put(None)
+        except BaseException as error:
+            made.put(error)
+
+    maker = threading.Thread(target=make, name="layerfs-read-ahead", daemon=True)
+    maker.start()
+    try:
+        while (piece := made.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            room.release()
+            yield piece
+    finally:
+        unwanted = True
+        room.release()
+        maker.join()
+
+
 def coalesced(pieces: Iterator[bytes], size: int = CHUNK // 4) -> Iterator[bytes]:
     """The same bytes in pieces of at least ``size`` (but the last): cheaper to hash and to write."""
     held: list[bytes] = []

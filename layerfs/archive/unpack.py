@@ -28,7 +28,7 @@ from layerfs.archive.dirfds import TRIES, DirectoryFds
 from layerfs.archive.entry import TYPE_BITS, Entry, EntryType
 from layerfs.archive.layertree import Directory, Leaf, climbed, followed, leaves, path_of
 from layerfs.archive.names import PATH_MAX, link_target, normalise, split
-from layerfs.archive.reader import TarReader
+from layerfs.archive.reader import Entries, entries_of
 from layerfs.archive.settle import settle
 from layerfs.archive.whiteout import LINKS, META, PREFIX, Mark, MarkKind, WhiteoutFormat, mark_of
 from layerfs.errors import ArchiveTooLarge, EntryRefused, MalformedArchive, show
@@ -77,7 +77,7 @@ def unpack(
     """
     top = Directory(b"", None, made=True)
     with DirectoryFds(root, top) as fds:
-        work = _Unpacking(TarReader(tar), top, fds, whiteouts, displaced, max_bytes, max_entries)
+        work = _Unpacking(entries_of(tar), top, fds, whiteouts, displaced, max_bytes, max_entries)
         work.run()
         settle(top, fds, whiteouts, lower)
     return Unpacked(work.size, work.entries)
@@ -87,7 +87,7 @@ def unpack(
 class _Unpacking:
     """One run over an archive."""
 
-    reader: TarReader
+    reader: Entries
     top: Directory
     fds: DirectoryFds
     whiteouts: WhiteoutFormat

@@ -29,7 +29,6 @@ from layerfs.archive.whiteout import WhiteoutFormat
 from layerfs.driver import CopyOnWrite, CreateOptions, Driver
 from layerfs.errors import (
     Conflict,
-    DepthExceeded,
     InvalidOption,
     LayerfsError,
     MountBusy,
@@ -46,6 +45,7 @@ from layerfs.linux.mountinfo import holders, mounts
 from layerfs.progress import Progress, silent
 from layerfs.store import rows
 from layerfs.store.core import Core
+from layerfs.store.depth import refuse_deep
 from layerfs.store.durability import flush
 from layerfs.store.layer import Layer
 from layerfs.store.metadata import Database
@@ -53,9 +53,6 @@ from layerfs.store.records import LayerInfo, RWLayerInfo
 
 UNFLUSHED = 256 << 20
 """Bytes copied before they are flushed and noted: what a crash may cost to copy again."""
-
-_ABOVE = 2
-"""Layers of a container upon those of its image."""
 
 
 @attrs.frozen
@@ -97,7 +94,8 @@ def migrate(core: Core, target: Driver, entry_point: str, progress: Progress) ->
         raise Conflict(f"the store in {core.root} belongs to driver {target.name} already")
     layers, containers = rows.all_layers(core.db), rows.all_containers(core.db)
     _refuse_mounted(core, layers, containers)
-    _refuse_deep(target, layers, containers)
+    for layer in layers:
+        refuse_deep(target, layer.depth, f"layer {layer.chain_id}")
     flush(core)
     _begin(core, target, entry_point)
     move = _Move(core, target, layers, containers, progress)
@@ -171,16 +169,6 @@ def _refuse_mounted(core: Core, layers: Sequence[LayerInfo], containers: Sequenc
         holders=held,
         hint="give the mounts back first: layerfs umount NAME",
     )
-
-
-def _refuse_deep(target: Driver, layers: Sequence[LayerInfo], containers: Sequence[RWLayerInfo]) -> None:
-    limit = target.capabilities.max_depth
-    deepest = max(layers, key=lambda layer: layer.depth, default=None)
-    if limit is not None and deepest is not None and deepest.depth + _ABOVE > limit:
-        raise DepthExceeded(
-            f"driver {target.name} stacks at most {limit} layers, two of them a container's own:"
-            f" layer {deepest.chain_id} is number {deepest.depth} of its chain"
-        )
 
 
 def _begin(core: Core, target: Driver, entry_point: str) -> None:

@@ -235,7 +235,7 @@ def test_limits_and_labels_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_chain_that_is_too_deep_is_named(base: Path) -> None:
-    with pytest.raises(DepthExceeded, match="driver two stacks at most 3 layers"):
+    with pytest.raises(DepthExceeded, match="driver two stacks at most 3,"):
         migrate_store(base / "root", "two", runroot=base / "run", options={"two.depth": "3"})
     is_as_it_was(base)
     migrate_store(base / "root", "two", runroot=base / "run", options={"two.depth": "4", "one.depth": "9"})
