@@ -518,7 +518,7 @@ def test_without_its_tools_the_probe_says_so(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.host("here", "no-overlay")
 def test_without_a_device_mapper_the_probe_says_so(tmp_path: Path) -> None:
     need.root()
-    if Path("/dev/mapper/control").exists():
+    with contextlib.suppress(OSError), Path("/dev/mapper/control").open("rb"):
         pytest.skip("this kernel has a device mapper")
     with pytest.raises(NotSupported, match="the kernel has no device mapper") as caught:
         probe(tmp_path)
