@@ -399,6 +399,18 @@ def test_a_container_can_be_written_while_it_is_read_elsewhere(home: Path, run: 
             (root / "h").write_bytes(b"")
 
 
+def test_a_container_that_runs_can_be_seen_by_who_writes_nothing(home: Path, run: Path) -> None:
+    driver = open_small(home, run)
+    driver.create_read_write(TOP, None)
+    with mounted(driver, TOP) as root:
+        (root / "f").write_bytes(b"content")
+        reader = open_small(home, run, read_only=True)
+        assert [change.path for change in reader.changes(TOP, None)] == [b"", b"f"]
+        with reader.files(TOP) as open_file, open_file(b"f") as seen:
+            assert seen.read() == b"content"
+        (root / "g").write_bytes(b"")
+
+
 def test_xfs_gives_up_on_a_pool_without_space(home: Path, run: Path) -> None:
     driver = open_small(home, run, "xfs")
     driver.create_read_write(TOP, None)
