@@ -19,7 +19,7 @@ from layerfs.ids import GraphID
 from layerfs.image.commit import commit
 from layerfs.image.load import load
 from layerfs.image.save import save
-from layerfs.linux.xattr import read_all
+from layerfs.linux.xattr import HOSTS_OWN, read_all
 from layerfs.naivediff import NaiveDiff
 from layerfs.registry import Found
 from layerfs.store.store import Store
@@ -175,7 +175,7 @@ def tree(root: Path) -> dict[bytes, object]:
             if kind != stat.S_IFLNK:
                 fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
                 try:
-                    xattrs = {k: v for k, v in read_all(fd).items() if k != b"security.selinux"}
+                    xattrs = {k: v for k, v in read_all(fd).items() if k not in HOSTS_OWN}
                 finally:
                     os.close(fd)
             found[os.path.relpath(path, os.fsencode(root))] = (
