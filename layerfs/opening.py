@@ -128,8 +128,6 @@ def migrate_store(
             if tidied is None:
                 raise Conflict(f"the store in {paths.root} belongs to driver {to} already")
             return tidied
-        with translated(f"probe driver {to}"):
-            target.info.probe(paths.root / to, paths.runroot / to)
         opened = _open_driver(target, paths, own_options[to])
         try:
             migrated = store.migrate(opened, entry_point=target.entry_point, progress=progress)

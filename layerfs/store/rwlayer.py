@@ -198,10 +198,10 @@ def remove(core: Core, name: str) -> None:
 
 
 def _announce(core: Core, info: RWLayerInfo) -> GraphID | None:
-    """Take the name and say what is about to be made, so that it is found if we die. Returns what the
-    driver knows the parent by."""
+    """Take the name and say what is about to be made, so that it is found if we die or the power goes.
+    Returns what the driver knows the parent by."""
     owner = core.owner.id
-    with core.db.transaction():
+    with core.db.transaction(sync=True):
         below = None if info.parent is None else rows.layer(core.db, info.parent)
         _check_depth(core, info, below.depth if below else 0)
         if below is not None:
