@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "driver": CONTRACT,
     "naivediff": CONTRACT,
     "mountcount": CONTRACT,
-    "union": CONTRACT,
+    "union": ARCHIVE | {"driver"},
     "store": STORE,
     "registry": BOTTOM | {"driver"},
     "image": IMAGE,

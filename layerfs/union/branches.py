@@ -53,7 +53,7 @@ class Branches:
         self.writable = upper is not None
 
     def fd(self, directory: Directory, branch: int) -> int:
-        """A descriptor of the directory in a branch that has it, good until some hundred others were asked for."""
+        """A descriptor of the directory in a branch that has it, good until hundreds of others were used."""
         if directory.parent is None:
             return self.all[branch].fd
         key = (branch, directory.id)

@@ -56,8 +56,8 @@ class Numbers:
         return position << _REAL_BITS | ino
 
     def origin_of(self, device: int, dir_fd: int, name: bytes) -> bytes:
-        """What ``overlay.origin`` of a copy of that file holds; empty, as the kernel has it, where the file system
-        knows no handles."""
+        """What ``overlay.origin`` of a copy of that file holds; empty, as the kernel has it, where the
+        file system knows no handles."""
         handle = handle_of(dir_fd, name)
         if handle is None or not 0 < handle.type < 0xFF or len(handle.id) + _ORIGIN.size > 0xFF:
             return b""

@@ -35,7 +35,7 @@ class Work:
             names = [os.fsencode(name) for name in os.listdir(self.fd)]
             if _INCOMPATIBLE in names:
                 raise NotSupported(
-                    f"{workdir} was last used by a mount that did not flush it (volatile), or by a newer kernel",
+                    f"{workdir} was left by a mount that did not flush it (volatile)",
                     hint=f"if the upper directory is known to be whole, remove {workdir}/work/incompat",
                 )
             for name in names:
