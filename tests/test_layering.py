@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "driver": CONTRACT,
     "naivediff": CONTRACT,
     "mountcount": CONTRACT,
-    "union": ARCHIVE | {"driver"},
+    "union": ARCHIVE | {"driver", "union"},
     "store": STORE,
     "registry": BOTTOM | {"driver"},
     "image": IMAGE,
