@@ -27,8 +27,10 @@ check: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
-bench: .venv/.installed
+bench: .venv/.dev
+	scripts/packages test
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/drivers.py
 
 docs: .venv/.dev ## the reference of the library, as HTML in build/docs
 	$(BIN)/pip install -q 'pdoc>=14'

@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from layerfs.image.save import save as save
     from layerfs.naivediff import NaiveDiff as NaiveDiff
     from layerfs.opening import default_paths as default_paths
+    from layerfs.opening import migrate_store as migrate_store
     from layerfs.opening import open_store as open_store
     from layerfs.store.images import ImageInfo as ImageInfo
     from layerfs.store.images import ImageRecord as ImageRecord
     from layerfs.store.layer import Layer as Layer
+    from layerfs.store.migration import Migrated as Migrated
     from layerfs.store.records import LayerInfo as LayerInfo
     from layerfs.store.records import RWLayerInfo as RWLayerInfo
     from layerfs.store.rwlayer import RWLayer as RWLayer
@@ -63,6 +65,7 @@ _HOMES = {
     "LayerInfo": "layerfs.store.records",
     "LayerfsError": "layerfs.errors",
     "Loaded": "layerfs.image.load",
+    "Migrated": "layerfs.store.migration",
     "Mount": "layerfs.driver",
     "NaiveDiff": "layerfs.naivediff",
     "ProtoDriver": "layerfs.driver",
@@ -74,6 +77,7 @@ _HOMES = {
     "commit": "layerfs.image.commit",
     "default_paths": "layerfs.opening",
     "load": "layerfs.image.load",
+    "migrate_store": "layerfs.opening",
     "open_store": "layerfs.opening",
     "save": "layerfs.image.save",
 }

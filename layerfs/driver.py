@@ -53,14 +53,18 @@ import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from layerfs.errors import InvalidOption
 from layerfs.ids import GraphID
 from layerfs.values import frozen
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, BinaryIO, Protocol
+
     from layerfs.archive.changes import Change
+else:
+    Protocol = object
 
 
 class CopyOnWrite(enum.Enum):
@@ -134,10 +138,10 @@ class Usage:
     inodes: int
 
 
-FileOpener = Callable[[bytes], BinaryIO]
+FileOpener = Callable[[bytes], "BinaryIO"]
 """Opens one regular file of a layer by its path inside the layer (``b"etc/passwd"``)."""
 
-Displaced = Callable[[int, BinaryIO], None]
+Displaced = Callable[[int, "BinaryIO"], None]
 """Called while a tar is applied, with the number of an earlier entry of the same tar (0 for the
 first) and its content, when a later entry is about to replace that content. The store keeps it, so
 that also such a tar can be given back byte for byte. Pass it on to ``archive.unpack``."""
@@ -288,8 +292,10 @@ def parse_options(cls: type[Any], options: Mapping[str, str], driver: str) -> An
         field = known.get(name)
         if field is None:
             raise _unknown_option(driver, name, known)
+        values[name] = text  # converted once more, by the class
         try:
-            values[name] = field.converter(text) if callable(field.converter) else text
+            if callable(field.converter):
+                field.converter(text)
         except ValueError as error:
             raise InvalidOption(f"option {driver}.{name}={text!r}: {error}") from error
     return cls(**values)

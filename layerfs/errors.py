@@ -49,7 +49,10 @@ import errno as _errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 _LONGEST = 5000
 """Characters of a message about bytes from outside: any path that Linux takes, and the reason."""

@@ -11,9 +11,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import NewType
 
 from layerfs.errors import InvalidID
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NewType
+else:
+
+    def NewType(name: str, kind: type) -> type:
+        """At run time an id is a plain str, and typing is not loaded for it."""
+        return kind
+
 
 Digest = NewType("Digest", str)
 """Digest of bytes as shipped (a compressed layer, a config, a manifest). Never a diffID."""

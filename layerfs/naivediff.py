@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
 from layerfs.driver import (
     NO_OPTIONS,
@@ -25,13 +24,19 @@ from layerfs.ids import GraphID
 from layerfs.linux.privatemount import private_mount
 from layerfs.values import frozen
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from layerfs.archive.changes import Change
 
 
 View = Callable[[GraphID, bool], AbstractContextManager[Path]]
 """Shows a layer's root during a block, read-only if told so: not counted, beside any other mount of the
 layer, and gone when the process dies."""
+
+Compared = Callable[[GraphID, GraphID | None], AbstractContextManager[tuple[Path, "Iterable[Change]"]]]
+"""Shows a layer's root like a :data:`View`, and tells what leads there from its parent's."""
 
 
 @frozen
@@ -41,46 +46,43 @@ class NaiveDiff:
     ``changes`` and ``diff`` see the layer and its parent, read-only, and look at every file of
     both: their cost follows the image, not the changes. They see them by ``view``; without one, by
     performing the driver's ``mounts`` at a place that nobody else sees. What a ``diff`` sees stays until
-    the stream is read to its end or closed.
+    the stream is read to its end or closed. A driver that knows where changes are finds them in its own
+    ``compared``; what is made of them stays the same.
 
     What reads or writes archives is imported where it is needed: mounting should not wait for it.
     """
 
     proto: ProtoDriver
     view: View | None = None
+    compared: Compared | None = None
 
     def changes(self, id: GraphID, parent: GraphID | None, /) -> Iterator[Change]:
-        from layerfs.archive.changes import walk_changes
-
-        with translated(f"compare layer {id} with its parent"), self._both(id, parent) as (root, below):
-            return iter(list(walk_changes(root, below)))
+        with translated(f"compare layer {id} with its parent"), self._compared(id, parent) as (_, changes):
+            return iter(list(changes))
 
     def diff(self, id: GraphID, parent: GraphID | None, /) -> BinaryIO:
-        from layerfs.archive.changes import walk_changes
         from layerfs.archive.pack import pack
         from layerfs.archive.streams import CHUNK
 
         with contextlib.ExitStack() as held, translated(f"pack layer {id}"):
-            root, below = held.enter_context(self._both(id, parent))
-            inner = pack(root, walk_changes(root, below))
+            root, changes = held.enter_context(self._compared(id, parent))
+            inner = pack(root, changes)
             held.callback(inner.close)
             return io.BufferedReader(_Held(inner, held.pop_all().close, f"pack layer {id}"), CHUNK)
 
     def diff_size(self, id: GraphID, parent: GraphID | None, /) -> int:
-        from layerfs.archive.changes import walk_changes
         from layerfs.archive.pack import content_size
 
-        with translated(f"measure the changes of layer {id}"), self._both(id, parent) as (root, below):
-            return content_size(root, walk_changes(root, below))
+        with translated(f"measure the changes of layer {id}"), self._compared(id, parent) as compared:
+            return content_size(*compared)
 
     def changed_usage(self, id: GraphID, parent: GraphID | None) -> Usage:
         """What the layer has on disk that its parent has not: for the ``usage`` of a driver whose layers
         are snapshots, and whose kernel does not tell."""
-        from layerfs.archive.changes import walk_changes
         from layerfs.archive.changeusage import change_usage
 
-        with translated(f"measure layer {id}"), self._both(id, parent) as (root, below):
-            return Usage(*change_usage(root, walk_changes(root, below)))
+        with translated(f"measure layer {id}"), self._compared(id, parent) as compared:
+            return Usage(*change_usage(*compared))
 
     def apply_diff(
         self,
@@ -119,11 +121,19 @@ class NaiveDiff:
     def _perform(self, id: GraphID, read_only: bool) -> AbstractContextManager[Path]:
         return private_mount(self.proto.mounts(id, read_only=read_only))
 
+    def _compared(
+        self, id: GraphID, parent: GraphID | None
+    ) -> AbstractContextManager[tuple[Path, Iterable[Change]]]:
+        return (self.compared or self._walk)(id, parent)
+
     @contextlib.contextmanager
-    def _both(self, id: GraphID, parent: GraphID | None) -> Iterator[tuple[Path, Path | None]]:
+    def _walk(self, id: GraphID, parent: GraphID | None) -> Iterator[tuple[Path, Iterable[Change]]]:
+        from layerfs.archive.changes import walk_changes
+
         with contextlib.ExitStack() as held:
             below = held.enter_context(self._mounted(parent)) if parent is not None else None
-            yield held.enter_context(self._mounted(id)), below
+            root = held.enter_context(self._mounted(id))
+            yield root, walk_changes(root, below)
 
     # What the driver itself does
 

@@ -7,10 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from layerfs import registry
-from layerfs.errors import InvalidOption, PriorDrivers, StoreDamaged, translated
+from layerfs.errors import (
+    Conflict,
+    InvalidOption,
+    LayerfsError,
+    NotFound,
+    PriorDrivers,
+    StoreDamaged,
+    translated,
+)
+from layerfs.progress import Progress, silent
 from layerfs.store import metadata
 from layerfs.store.store import Store, make_directories
 from layerfs.values import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from layerfs.driver import Driver
+    from layerfs.store.migration import Migrated
 
 
 @frozen
@@ -57,18 +71,110 @@ def open_store(
     root = Path(root or default_paths().root).absolute()
     runroot = Path(runroot or default_paths().runroot).absolute()
     found = _driver_of(root, driver) or _driver_for(root, runroot, driver, read_only=read_only)
-    name = found.info.name
-    own_options = _options_of(name, options or {})
+    own_options = _options_of(options or {}, found.info.name)[found.info.name]
     if not read_only and not root.is_dir():
         make_directories(root)
-    with translated(f"open driver {name}"):
-        (runroot / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        opened = found.info.open(root / name, runroot / name, own_options, read_only=read_only)
+    opened = _open_driver(found, Paths(root, runroot), own_options, read_only=read_only)
     try:
         return Store.open(root, opened, entry_point=found.entry_point, read_only=read_only)
     except BaseException:
         opened.cleanup()
         raise
+
+
+def migrate_store(
+    root: Path | str | None,
+    to: str,
+    *,
+    runroot: Path | str | None = None,
+    options: Mapping[str, str] | None = None,
+    progress: Progress = silent,
+) -> Migrated:
+    """Move the store in ``root`` with all its images and containers to the driver called ``to``.
+
+    Every layer is given to the new driver from its exact bytes and read back, every container's changes are
+    compared; ids, names and digests stay. Nobody else may have the store open, and nothing may be mounted.
+    Until the new driver holds everything nothing is removed, and the store works as before; after an error
+    or a kill the same call goes on where it stopped. ``to`` the driver that the store has already gives up an
+    unfinished move to another one, or removes what a former driver still holds.
+
+    ``root``, ``runroot`` and ``options`` as for :func:`open_store`; the options may be of either driver.
+    ``progress`` and errors: see :meth:`Store.migrate`. Further errors: :class:`NotFound` when no store is
+    there, :class:`DriverNotFound`, :class:`NotSupported` when the driver does not work here,
+    :class:`StoreLocked` naming who has the store open, :class:`Conflict` when it has that driver already.
+    """
+    paths = Paths(
+        Path(root or default_paths().root).absolute(), Path(runroot or default_paths().runroot).absolute()
+    )
+    present = _driver_of(paths.root, None)
+    if present is None:
+        raise NotFound(
+            f"there is no store in {paths.root}", hint="a new one gets its driver when it is made: --driver"
+        )
+    target = registry.find(to)
+    own_options = _options_of(options or {}, present.info.name, to)
+    source = _open_driver(present, paths, own_options[present.info.name])
+    try:
+        store = Store.open(paths.root, source, entry_point=present.entry_point, exclusive=True)
+    except BaseException:
+        source.cleanup()
+        raise
+    with store:
+        tidied = _end_unfinished(store, to, paths)
+        if to == source.name:
+            if tidied is None:
+                raise Conflict(f"the store in {paths.root} belongs to driver {to} already")
+            return tidied
+        with translated(f"probe driver {to}"):
+            target.info.probe(paths.root / to, paths.runroot / to)
+        opened = _open_driver(target, paths, own_options[to])
+        try:
+            migrated = store.migrate(opened, entry_point=target.entry_point, progress=progress)
+        except BaseException:
+            opened.cleanup()
+            raise
+        try:
+            store.end_migration(source)
+        except LayerfsError as error:
+            import attrs
+
+            left = f"driver {source.name} still holds what was moved: {error}"
+            return attrs.evolve(migrated, warnings=(*migrated.warnings, left))
+        finally:
+            source.cleanup()
+        return migrated
+
+
+def _end_unfinished(store: Store, to: str, paths: Paths) -> Migrated | None:
+    """End what stands in the way of a move to the driver ``to``: what another one holds that the store has
+    left, or, when the store is to stay where it is, a move away that was begun."""
+    from layerfs.store.migration import Migrated
+
+    pending = store.migration()
+    if pending is None or (pending.copying and to == pending.driver):
+        return None
+    if pending.copying and to != store.driver.name:
+        raise Conflict(
+            f"the store in {paths.root} is on its way to driver {pending.driver}",
+            hint=f"'layerfs migrate --to {pending.driver}' goes on, "
+            f"'layerfs migrate --to {store.driver.name}' gives it up",
+        )
+    other = _open_driver(registry.load(pending.driver, pending.entry_point), paths, {})
+    try:
+        store.end_migration(other)
+    finally:
+        other.cleanup()
+    return Migrated(source=pending.driver, target=store.driver.name)
+
+
+def _open_driver(
+    found: registry.Found, paths: Paths, options: Mapping[str, str], *, read_only: bool = False
+) -> Driver:
+    """The driver upon its home below ``root``."""
+    name = found.info.name
+    with translated(f"open driver {name}"):
+        (paths.runroot / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        return found.info.open(paths.root / name, paths.runroot / name, options, read_only=read_only)
 
 
 def _driver_of(root: Path, name: str | None) -> registry.Found | None:
@@ -91,16 +197,17 @@ def _driver_for(root: Path, runroot: Path, name: str | None, *, read_only: bool)
     return registry.choose(root, runroot, name)
 
 
-def _options_of(driver: str, options: Mapping[str, str]) -> dict[str, str]:
-    """The driver's own options, without its name in front."""
-    own = {}
+def _options_of(options: Mapping[str, str], *drivers: str) -> dict[str, dict[str, str]]:
+    """The options of each driver, without its name in front."""
+    own: dict[str, dict[str, str]] = {driver: {} for driver in drivers}
     for key, value in options.items():
         prefix, dot, name = key.partition(".")
         if not dot or not name:
-            raise InvalidOption(f"not a driver option: {key!r}", hint=f"write '{driver}.NAME'")
-        if prefix != driver:
-            raise InvalidOption(f"option {key!r} is for driver {prefix}, but the store uses {driver}")
-        own[name] = value
+            raise InvalidOption(f"not a driver option: {key!r}", hint=f"write '{drivers[0]}.NAME'")
+        if prefix not in own:
+            uses = " and ".join(drivers)
+            raise InvalidOption(f"option {key!r} is for driver {prefix}, but the store uses {uses}")
+        own[prefix][name] = value
     return own
 
 

@@ -8,18 +8,25 @@ see docs/benchmarks/startup.md. The methods here are written once, for all class
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform, overload
 
-_Class = TypeVar("_Class", bound=type)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar, dataclass_transform, overload
+
+    _Class = TypeVar("_Class", bound=type)
 
 _FIELDS = "__frozen_fields__"
 
 
-@overload
-def frozen(cls: _Class, /) -> _Class: ...
-@overload
-def frozen(*, kw_only: bool = False) -> Callable[[_Class], _Class]: ...
-@dataclass_transform(frozen_default=True)
+if TYPE_CHECKING:
+
+    @overload
+    @dataclass_transform(frozen_default=True)
+    def frozen(cls: _Class, /) -> _Class: ...
+    @overload
+    def frozen(*, kw_only: bool = False) -> Callable[[_Class], _Class]: ...
+
+
 def frozen(cls: _Class | None = None, /, *, kw_only: bool = False) -> _Class | Callable[[_Class], _Class]:
     """Make a class of values of its annotations: each is a field, what is assigned to it the default.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from layerfs.linux.userns import in_user_namespace
 
-LAYERFS = [sys.executable, "-m", "layerfs.cli.main"]
+LAYERFS = [sys.executable, "-m", "layerfs.cli"]
 WORK = Path("build/demo").resolve()
 COMMAND = (
     'set -e; . /etc/os-release; echo "inside: $PRETTY_NAME, $(ls /usr/bin | wc -l) programs"; '

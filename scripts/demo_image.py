@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-LAYERFS = [sys.executable, "-m", "layerfs.cli.main"]
+LAYERFS = [sys.executable, "-m", "layerfs.cli"]
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 # The machine's devices, proc and name resolution, in a mount namespace that ends with the command.

@@ -11,6 +11,8 @@ from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
 from layerfs.linux.removetree import remove_tree
 
+pytest_plugins = ["tests.hosts.plugin"]
+
 
 @pytest.fixture(autouse=True)
 def _clean(request: pytest.FixtureRequest) -> Iterator[None]:

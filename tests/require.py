@@ -22,6 +22,9 @@ from layerfs.linux.userns import in_user_namespace
 class Need:
     """Each method returns when the need is met."""
 
+    def __init__(self) -> None:
+        self._has_overlay: set[int] = set()  # file systems where it was tried
+
     def missing(self, what: str, why: str) -> NoReturn:
         """Skip, or fail where ``what`` is required."""
         required = os.environ.get("LAYERFS_REQUIRE", "").split(",")
@@ -46,6 +49,8 @@ class Need:
     def overlay(self, where: Path) -> None:
         """Kernel overlay mounts with an upper directory below ``where``."""
         self.root()
+        if where.stat().st_dev in self._has_overlay:
+            return
         with tempfile.TemporaryDirectory(dir=where) as scratch:
             base = Path(scratch)
             for name in ("lower", "upper", "work", "merged"):
@@ -59,11 +64,21 @@ class Need:
             if done.returncode != 0:
                 self.missing("overlay", done.stderr.strip())
             subprocess.run(["umount", str(base / "merged")], check=True)
+        self._has_overlay.add(where.stat().st_dev)
 
     def loop(self) -> None:
         self.root()
         if not Path("/dev/loop-control").exists():
             self.missing("loop", "no /dev/loop-control")
+
+    def file_system(self, kind: str) -> None:
+        """A file system of this ``kind`` (``btrfs``) can be made on a file and mounted."""
+        self.loop()
+        self.tool(f"mkfs.{kind}")
+        if not _knows(kind):
+            subprocess.run([self.tool("modprobe"), "-q", kind], capture_output=True)
+            if not _knows(kind):
+                self.missing(kind, "the kernel has no such file system")
 
     def selinux(self) -> None:
         """SELinux with a policy loaded."""
@@ -74,6 +89,10 @@ class Need:
         """An ordinary user can make a user namespace that maps a range of ids."""
         for tool in ("newuidmap", "unshare"):
             self.tool(tool)
+
+
+def _knows(file_system: str) -> bool:
+    return f"\t{file_system}\n" in Path("/proc/filesystems").read_text()
 
 
 need = Need()

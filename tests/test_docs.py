@@ -35,7 +35,7 @@ def place(tmp_path: Path, debian_image: Path) -> Path:
     os.link(debian_image, tmp_path / "debian.tar")
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin/layerfs"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m layerfs.cli.main "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m layerfs.cli "$@"\n')
     command.chmod(0o755)
     return tmp_path
 

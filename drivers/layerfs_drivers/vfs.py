@@ -61,6 +61,7 @@ class _Vfs:
         return Capabilities(no_limits_because=f"{_NO_LIMITS}; {_LIMITS_HINT}", rootless=True)
 
     def create(self, id: GraphID, parent: GraphID | None, /) -> None:
+        from layerfs.archive.emptyroot import make_unlisted
         from layerfs.linux.copytree import copy_tree
 
         with self._writing(f"create layer {id}"):
@@ -68,7 +69,8 @@ class _Vfs:
             if root.exists():
                 raise LayerExists(f"layer {id} is there already")
             if parent is None:
-                _make_empty(root)
+                root.mkdir()
+                make_unlisted(root)
             else:
                 copy_tree(self._existing(parent), root)
 
@@ -171,17 +173,6 @@ class _Vfs:
         self._refuse_read_only(doing)
         with translated(doing):
             yield
-
-
-def _make_empty(root: Path) -> None:
-    """The root of a layer upon nothing: what no entry describes is 0755, root's, and of time 0."""
-    root.mkdir()
-    for name in ("system.posix_acl_default", "system.posix_acl_access"):
-        with contextlib.suppress(OSError):
-            os.removexattr(root, name)
-    os.chown(root, 0, 0)
-    root.chmod(0o755)
-    os.utime(root, ns=(0, 0))
 
 
 @frozen

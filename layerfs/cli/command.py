@@ -7,12 +7,14 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 from layerfs.errors import InvalidInput, InvalidOption, NotFound, ReadOnly, translated
 from layerfs.values import frozen
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from layerfs.store.store import Store
 
 

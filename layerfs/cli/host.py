@@ -51,9 +51,18 @@ def _facts(session: Session, store: Store) -> dict[str, object]:
         "layers": len(layers),
         "content_bytes": sum(layer.size for layer in layers),
         "driver": store.driver.name,
+        **_moving(store),
         "status": dict(store.driver.status()),
         "capabilities": {name: value for name, value in capabilities.items() if value != ""},
     }
+
+
+def _moving(store: Store) -> dict[str, object]:
+    """The other driver that holds something of the store, while it moves."""
+    pending = store.migration()
+    if pending is None:
+        return {}
+    return {"migration": f"{'to' if pending.copying else 'away from'} driver {pending.driver}, unfinished"}
 
 
 def _text(value: object) -> str:

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from errno import EPIPE
 
 from layerfs.cli.command import Command, Parser, RawHelp, Session, UsageError, did_you_mean
-from layerfs.cli.complaint import complain, say
 from layerfs.errors import LayerfsError, SystemFailure, from_os_error
 
 INTERRUPTED = 130
@@ -54,6 +53,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "doctor": ("host", "what is wrong here, why, and the mend"),
         "check": ("checks", "verify the store"),
         "repair": ("checks", "heal what check finds"),
+        "migrate": ("migration", "move the store to another driver"),
     },
 }
 
@@ -74,17 +74,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LayerfsError as error:
         if isinstance(error, SystemFailure) and error.errno == EPIPE:
             return _reader_gone()
-        return complain(error)
+        return _complain(error)
     except OSError as error:
-        return complain(from_os_error(error, "go on"))
+        return _complain(from_os_error(error, "go on"))
     except Exception as error:
         if os.environ.get("LAYERFS_DEBUG"):
             raise
+        from layerfs.cli.complaint import say
+
         say(
             f"internal error: {type(error).__name__}: {error}",
             "this is a fault in layerfs; set LAYERFS_DEBUG=1 to see where",
         )
         return INTERNAL_ERROR
+
+
+def _complain(error: LayerfsError) -> int:
+    from layerfs.cli.complaint import complain
+
+    return complain(error)
 
 
 def _reader_gone() -> int:
@@ -183,7 +191,3 @@ def _command(name: str) -> tuple[Command, str]:
 def _sentence(summary: str, details: str) -> str:
     first = summary[0].upper() + summary[1:] + "."
     return f"{first} {details}" if details else first
-
-
-if __name__ == "__main__":
-    sys.exit(main())

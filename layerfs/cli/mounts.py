@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from layerfs.cli import names, output
 from layerfs.cli.command import Command, Parser, Session
 from layerfs.errors import NotFound
 from layerfs.values import frozen
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 

@@ -6,11 +6,10 @@ a beginning of it, with or without ``sha256:``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from layerfs.cli.command import near_names
 from layerfs.errors import ContainerNotFound, ImageNotFound, InvalidInput, LayerNotFound, NotFound
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from layerfs.ids import ChainID
     from layerfs.store.images import ImageRecord

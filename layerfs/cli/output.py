@@ -9,11 +9,13 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from layerfs import values
-from layerfs.cli.complaint import complain
 from layerfs.errors import InvalidInput, LayerfsError, from_os_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -113,6 +115,8 @@ def _writing(target: Path) -> Iterator[None]:
 def each(words: Sequence[str], remove: Callable[[str], Sequence[str]], *, as_json: bool) -> int:
     """Remove one thing after another and print what went; the first failure gives the status, but
     does not keep the rest from being tried."""
+    from layerfs.cli.complaint import complain
+
     removed: list[str] = []
     failed: dict[str, LayerfsError] = {}
     for word in words:

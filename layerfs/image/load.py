@@ -10,7 +10,15 @@ from typing import BinaryIO
 import attrs
 
 from layerfs.archive.streams import CHUNK
-from layerfs.errors import BadData, ImageError, InvalidOption, LayerNotFound, ReadOnly, show, translated
+from layerfs.errors import (
+    BadData,
+    ImageError,
+    InvalidOption,
+    LayerNotFound,
+    ReadOnly,
+    show,
+    translated,
+)
 from layerfs.ids import ChainID, Digest, chain_id
 from layerfs.image import docker, oci
 from layerfs.image.model import FoundImage, FoundLayer
@@ -20,6 +28,7 @@ from layerfs.image.platform import Platform, parse_platform
 from layerfs.image.source import Source, naming, where
 from layerfs.image.verify import check_size, verified
 from layerfs.progress import Progress, silent
+from layerfs.store.depth import refuse_deep
 from layerfs.store.images import BlobInfo, ImageRecord
 from layerfs.store.layer import Layer
 from layerfs.store.store import Store
@@ -114,6 +123,8 @@ class _Load:
         self._made: list[ChainID] = []
 
     def run(self, images: Sequence[FoundImage]) -> list[Loaded]:
+        for image in images:  # before the layers that would still fit are unpacked in vain
+            refuse_deep(self._store.driver, len(image.layers), f"image {(*image.names, image.id)[0]}")
         try:
             records = [self._record(image) for image in images]
             self._store.flush()

@@ -27,10 +27,14 @@ def run(
     hint: str = "",
     environment: Mapping[str, str] | None = None,
     longest: float = LONGEST,
+    keep: Sequence[int] = (),
 ) -> str:
     """Run ``argv`` without input, in the C locale; the answer is its standard output.
 
     ``doing`` says what for: "create dataset X". The tool sees PATH, LC_ALL and ``environment``.
+    It inherits the descriptors ``keep``: a lock held by one of them lasts until the tool has ended, also
+    when its caller is killed.
+
     :class:`NotSupported`, with ``hint``, when it is not installed; :class:`CommandFailed` when it ends
     with another status than 0, or has not ended after ``longest`` seconds and was killed (status -9).
     """
@@ -48,6 +52,7 @@ def run(
             errors="replace",
             env={"PATH": _PATH, "LC_ALL": "C", **(environment or {})},
             timeout=longest,
+            pass_fds=keep,
         )
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(

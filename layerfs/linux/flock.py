@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -74,5 +75,30 @@ def _is_at(fd: int, path: Path) -> bool:
     """Whether ``path`` still names the file that ``fd`` has open."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def lockers(path: Path) -> list[str]:
+    """The processes that hold a flock(2) lock upon ``path``, each as ``pid (command)``; best effort: those
+    that may not be looked at, and those that see it under another path, are left out.
+
+    ``/proc/PID/fdinfo`` has told of locks since Linux 4.1 (proc_pid_fdinfo(5)).
+    """
+    wanted = os.path.realpath(path)
+    found = []
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        with contextlib.suppress(OSError):
+            if any(_locks(pid, fd, wanted) for fd in os.listdir(f"/proc/{pid}/fd")):
+                command = Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+                found.append(f"{pid} ({command})")
+    return found
+
+
+def _locks(pid: int, fd: str, path: str) -> bool:
+    try:
+        if os.readlink(f"/proc/{pid}/fd/{fd}") != path:
+            return False
+        return "FLOCK" in Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
     except FileNotFoundError:
         return False

@@ -1,6 +1,6 @@
 """Mounting and unmounting. The single place where a mount that a driver described is carried out.
 
-A mount is described by a file system type, a source and options, as mount(8) has them. Three kinds:
+A mount is described by a file system type, a source and options, as mount(8) has them. Four kinds:
 
 ``overlay``
     ``lowerdir``, ``upperdir`` and ``workdir`` hold escaped paths (:func:`escape_lower`). Every depth
@@ -8,8 +8,11 @@ A mount is described by a file system type, a source and options, as mount(8) ha
 ``bind``
     Options ``bind`` or ``rbind``; further ones (``ro``, ``nodev``, ...) apply to the new mount and,
     with ``rbind``, to all below it. Linux 5.12 for the further ones.
+``zfs``
+    By zfs-fuse where the kernel has no ZFS and that is running.
 anything else
-    mount(2), with the options that are not the kernel's own joined by commas.
+    mount(2), with the options that are not the kernel's own joined by commas. ``ro=vfs``, as mount(8) has
+    it, makes the mount read-only but not its file system, which others may have mounted writable.
 
 Errors are ``OSError`` with the target, or the directory at fault, as filename; where the kernel gives a
 reason in words it is part of ``strerror``.
@@ -26,11 +29,16 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from layerfs.linux.mountinfo import is_mount
 from layerfs.linux.opened import opened
 from layerfs.linux.syscall import AT_FDCWD, call, failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
 
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
@@ -96,8 +104,43 @@ def perform(fstype: str, source: str, options: Sequence[str], target: Path) -> N
         _mount_overlay(source, options, target)
     elif fstype == "bind":
         _mount_bind(source, options, target)
+    elif fstype == "zfs" and _by_zfs_fuse(source, options, target):
+        pass
+    elif "ro=vfs" in options:
+        mount = detached(fstype, source, options)
+        try:
+            _attach(mount, target)
+        finally:
+            os.close(mount)
     else:
         _mount_old(fstype, source, options, target)
+
+
+def _by_zfs_fuse(source: str, options: Sequence[str], target: Path) -> bool:
+    """False, and nothing done, where zfs-fuse is not what serves ZFS."""
+    from layerfs.linux import zfsfuse  # no other mount needs it
+
+    if not zfsfuse.is_in_use():
+        return False
+    zfsfuse.mount(source, options, target)
+    return True
+
+
+def detached(fstype: str, source: str, options: Sequence[str]) -> int:
+    """A mount that is nowhere in the tree: a descriptor (O_PATH) of its root, with which it ends, also when
+    the process is killed. Not for overlay and bind mounts. fsmount(2), Linux 5.2."""
+    with _fs_context(fstype) as context:
+        context.set("source", source)
+        attributes = 0
+        for option in options:
+            if option == "ro=vfs":
+                attributes |= _FLAGS["ro"][1]
+                continue
+            attributes |= _FLAGS.get(option, (0, 0))[1]
+            key, equals, value = option.partition("=")
+            if option == "ro" or option not in _FLAGS:
+                context.set(key, value if equals else None)
+        return context.mount(attributes, source)
 
 
 def umount(target: Path, *, lazy: bool = False) -> None:
@@ -243,13 +286,17 @@ class _Context:
         else:
             self._config(FSCONFIG_SET_STRING, key, os.fsencode(value), f"{key}={value}")
 
+    def mount(self, attributes: int, about: str | Path) -> int:
+        """Make the file system, and a mount of it that is attached nowhere yet."""
+        self._config(FSCONFIG_CMD_CREATE, None, None, about)
+        try:
+            return call("fsmount", self.fd, FSMOUNT_CLOEXEC, attributes, path=about)
+        except OSError as error:
+            raise self._explained(error, about) from None
+
     def attach(self, attributes: int, target: Path) -> None:
         """Make the file system and mount it at ``target``."""
-        self._config(FSCONFIG_CMD_CREATE, None, None, target)
-        try:
-            mount = call("fsmount", self.fd, FSMOUNT_CLOEXEC, attributes, path=target)
-        except OSError as error:
-            raise self._explained(error, target) from None
+        mount = self.mount(attributes, target)
         try:
             _attach(mount, target)
         finally:

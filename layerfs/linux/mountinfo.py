@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from layerfs.linux.opened import opened
@@ -130,6 +130,36 @@ def holders(path: Path) -> list[Holder]:
             if holds:
                 command = Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
                 found.append(Holder(pid, command, namespace))
+        except OSError:
+            continue
+    return found
+
+
+def holders_of_source(source: bytes) -> list[str]:
+    """Who keeps ``source`` (a device, a dataset) mounted, for an error; best effort.
+
+    Of this mount namespace: the places where it is mounted. Of every other one that has it: one process.
+    """
+    return _holders_where(lambda entry: entry.source == source)
+
+
+def holders_of_device(number: tuple[int, int]) -> list[str]:
+    """The same for the block device ``number`` (major, minor), by whatever name it was mounted."""
+    return _holders_where(lambda entry: entry.device == number)
+
+
+def _holders_where(holds: Callable[[MountEntry], bool]) -> list[str]:
+    found = [f"a mount at {os.fsdecode(entry.mount_point)}" for entry in mounts() if holds(entry)]
+    seen = {os.stat("/proc/self/ns/mnt").st_ino}
+    for pid in sorted(int(name) for name in os.listdir(_PROC) if name.isdecimal()):
+        try:
+            namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            if any(holds(entry) for entry in parse(Path(f"/proc/{pid}/mountinfo").read_bytes())):
+                command = Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+                found.append(str(Holder(pid, command, namespace)))
         except OSError:
             continue
     return found

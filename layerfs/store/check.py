@@ -25,6 +25,8 @@ MISSING_RECORD = "missing-record"
 """A layer whose exact tar cannot be given back."""
 MISSING_CONTAINER = "missing-container"
 """The driver has lost a container's writable layer or init layer."""
+MIGRATION = "migration"
+"""A move to another driver that is not finished."""
 DATABASE = "database"
 """SQLite finds the database itself damaged."""
 
@@ -64,6 +66,7 @@ def check(core: Core) -> list[Problem]:
     known = _known(core)
     return [
         *damage,
+        *_migration(core),
         *_unfinished(core),
         *_orphans(core, [id for id in held if id not in known]),
         *_stray_records(core, [CacheID(GraphID(name)) for name in records if name not in known]),
@@ -118,6 +121,22 @@ def _unfinished(core: Core) -> Iterator[Problem]:
         *dead,
     ):
         yield Problem(UNFINISHED, what, f"nobody is {state} it any more", _REPAIR)
+
+
+def _migration(core: Core) -> Iterator[Problem]:
+    from layerfs.store import migration
+
+    pending = migration.find(core.db)
+    if pending is None:
+        return
+    own = core.driver.name
+    if pending.copying:
+        detail = f"the store is on its way from driver {own} to {pending.driver}"
+        hint = f"'layerfs migrate --to {pending.driver}' goes on, 'layerfs migrate --to {own}' gives it up"
+    else:
+        detail = f"driver {pending.driver} still holds layers, which the store has with driver {own}"
+        hint = f"'layerfs migrate --to {own}' removes them"
+    yield Problem(MIGRATION, pending.driver, detail, hint)
 
 
 def _orphans(core: Core, unknown: Sequence[GraphID]) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from layerfs.driver import Driver
 from layerfs.errors import ReadOnly
 from layerfs.ids import CacheID, ChainID
+from layerfs.store.guard import Guard
 from layerfs.store.metadata import Database
 from layerfs.store.owner import Owner
 from layerfs.values import frozen
@@ -21,6 +22,11 @@ class Core:
     db: Database
     owner: Owner
     read_only: bool
+    guard: Guard
+
+    def upon(self, driver: Driver) -> Core:
+        """The same store as it would be with another driver."""
+        return Core(self.root, driver, self.db, self.owner, self.read_only, self.guard)
 
     def record_path(self, cache_id: CacheID) -> Path:
         """The record from which a layer's exact tar is given back."""

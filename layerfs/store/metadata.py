@@ -13,7 +13,6 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from layerfs.errors import (
     LayerfsError,
@@ -27,6 +26,10 @@ from layerfs.errors import (
     translated,
 )
 from layerfs.linux.flock import FileLock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 FILE_NAME = "layerfs.db"
 VERSION = 1
@@ -120,10 +123,26 @@ CREATE TABLE refs (
     layer        TEXT NOT NULL REFERENCES layers
 );
 CREATE INDEX refs_layer ON refs (layer);
+
+-- While the store moves: the other driver that holds something of it. At most one row.
+--   copying: it is being filled; the store still belongs to the driver in table store
+--   leaving: the store does not belong to it (any more); what it holds is to be removed
+CREATE TABLE migration (
+    driver       TEXT NOT NULL,
+    entry_point  TEXT NOT NULL,
+    state        TEXT NOT NULL CHECK (state IN ('copying', 'leaving'))
+);
+
+-- What the driver that is being filled holds whole, verified, and flushed before this said so.
+CREATE TABLE migrated (
+    id           TEXT PRIMARY KEY,                          -- cache_id or mount_id
+    digest       TEXT NOT NULL,                             -- of what was copied: a container may change
+    left_behind  TEXT NOT NULL                              -- paths no tar can hold, a JSON list
+) WITHOUT ROWID;
 """
 
 
-Row = tuple[Any, ...]
+Row = tuple["Any", ...]
 
 BUSY_TIMEOUT_S = 60.0
 """How long to wait for another process's transaction; each takes milliseconds."""

@@ -12,18 +12,16 @@ import attrs
 
 from layerfs.archive.compression import open_decompressed
 from layerfs.archive.split import Recorder
-from layerfs.errors import DepthExceeded, DigestMismatch, LayerfsError, translated
+from layerfs.errors import DigestMismatch, LayerfsError, translated
 from layerfs.ids import ChainID, DiffID, chain_id, new_cache_id
 from layerfs.linux.flock import FileLock
 from layerfs.progress import Progress
 from layerfs.store import references, rows
 from layerfs.store.core import Core
+from layerfs.store.depth import refuse_deep
 from layerfs.store.layer import Layer, take
 from layerfs.store.records import LayerInfo
 from layerfs.store.removal import discard_layer
-
-_ABOVE = 2
-"""Room in a chain for an init layer and a writable layer: a layer without it could never be run."""
 
 
 def register(
@@ -32,7 +30,8 @@ def register(
     """See :meth:`Store.register`. ``compressed``: look at ``tar`` for compression; not for one of ours, which
     might begin with a file name that looks like it."""
     below = None if parent is None else rows.layer(core.db, parent)
-    _check_depth(core, below)
+    depth = 1 if below is None else below.depth + 1
+    refuse_deep(core.driver, depth, f"layer {expected}" if expected else "the layer")
     if expected is None:
         return _Registration(core, below, expected).run(tar, compressed=compressed)
     chain = chain_id(parent, expected)
@@ -54,16 +53,6 @@ def _alone(core: Core, chain: ChainID) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _check_depth(core: Core, below: LayerInfo | None) -> None:
-    depth = 1 if below is None else below.depth + 1
-    limit = core.driver.capabilities.max_depth
-    if limit is not None and depth + _ABOVE > limit:
-        raise DepthExceeded(
-            f"driver {core.driver.name} stacks at most {limit} layers, two of them a container's own:"
-            f" layer {depth} does not fit"
-        )
 
 
 class Counted(io.RawIOBase):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TypeVar
 
 from layerfs.driver import CreateOptions
 from layerfs.errors import ContainerNotFound, InvalidID, LayerNotFound, NotFound
 from layerfs.ids import ChainID
 from layerfs.store.metadata import Database, Row
 from layerfs.store.records import LayerInfo, RWLayerInfo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _NotFoundKind = TypeVar("_NotFoundKind", bound=NotFound)
 
 _LAYERS = """
 SELECT layers.chain_id, layers.diff_id, below.chain_id, layers.cache_id, layers.size, layers.tar_size,
@@ -22,8 +27,6 @@ _CONTAINERS = """
 SELECT name, mount_id, init_id, below.chain_id, image, size_limit, inode_limit, label, containers.created_ns
 FROM containers LEFT JOIN layers AS below ON below.cache_id = containers.parent
 """
-
-_NotFoundKind = TypeVar("_NotFoundKind", bound=NotFound)
 
 
 def all_layers(db: Database) -> list[LayerInfo]:

@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
 from layerfs.driver import CreateOptions, Mount, Usage
 from layerfs.errors import (
@@ -26,7 +25,10 @@ from layerfs.store import rows
 from layerfs.store.core import Core
 from layerfs.store.records import RWLayerInfo
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from layerfs.archive.changes import Change
     from layerfs.store.initlayer import InitFunc
     from layerfs.store.layer import Layer

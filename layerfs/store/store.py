@@ -6,7 +6,6 @@ import io
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
 
 from layerfs.driver import NO_OPTIONS, CreateOptions, Driver
 from layerfs.errors import LayerNotFound, PriorDrivers, translated
@@ -14,6 +13,7 @@ from layerfs.ids import ChainID, DiffID
 from layerfs.progress import Progress, silent
 from layerfs.store import rows
 from layerfs.store.core import Core
+from layerfs.store.guard import Guard
 from layerfs.store.initlayer import InitFunc, default_init
 from layerfs.store.metadata import Database
 from layerfs.store.owner import Owner
@@ -22,10 +22,14 @@ from layerfs.store.rwlayer import RWLayer
 
 # The modules that only some journeys need are imported by the methods that start them: mounting a
 # container must not pay for registering a layer.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from layerfs.store.check import Problem, Repaired
     from layerfs.store.images import ImageInfo, ImageRecord
     from layerfs.store.layer import Layer
+    from layerfs.store.migration import Migrated, Migration
     from layerfs.store.pruning import Pruned
 
 
@@ -40,7 +44,15 @@ class Store:
         self._core = core
 
     @classmethod
-    def open(cls, root: Path, driver: Driver, *, entry_point: str = "", read_only: bool = False) -> Store:
+    def open(
+        cls,
+        root: Path,
+        driver: Driver,
+        *,
+        entry_point: str = "",
+        read_only: bool = False,
+        exclusive: bool = False,
+    ) -> Store:
         """The store in ``root``, made if need be, with ``driver`` upon its home. ``entry_point``
         (``module:attribute``) is what a later opening finds the driver by.
 
@@ -53,7 +65,12 @@ class Store:
         if not read_only:
             make_directories(root)
         db = Database.open(root, read_only=read_only)
-        core = Core(root, driver, db, Owner(db, root / "owners"), read_only)
+        try:
+            guard = Guard.take(root, exclusive=exclusive)
+        except BaseException:
+            db.close()
+            raise
+        core = Core(root, driver, db, Owner(db, root / "owners"), read_only, guard)
         try:
             _belongs(core, entry_point)
             if not read_only:
@@ -61,6 +78,7 @@ class Store:
         except BaseException:
             core.owner.close()
             db.close()
+            guard.close()
             raise
         return cls(core)
 
@@ -254,12 +272,52 @@ class Store:
         self._core.writable()
         return repair(self._core)
 
+    # another driver
+
+    def migration(self) -> Migration | None:
+        """The move to another driver that was begun and is not finished, if there is one."""
+        from layerfs.store.migration import find
+
+        return find(self._core.db)
+
+    def migrate(self, target: Driver, *, entry_point: str = "", progress: Progress = silent) -> Migrated:
+        """Move every layer and container to ``target``, a driver upon a home of its own, under the same ids.
+
+        The store must have been opened ``exclusive``. Until ``target`` holds everything, verified and
+        flushed, the store belongs to the driver it had, whatever happens; called again, it goes on where it
+        was. Then the store belongs to ``target``, and so does this object; handles from before are void.
+        What the former driver holds stays until it is given to :meth:`end_migration`.
+
+        ``progress`` is told the bytes of each layer's tar under its chainID, and of each container's
+        under ``container NAME``.
+
+        Errors: :class:`MountBusy` while anything is mounted; :class:`NotSupported` for a limit or a chain
+        that ``target`` cannot keep, before anything is copied; :class:`Conflict` while another move is
+        unfinished; :class:`PriorDrivers` when ``target`` holds layers of somebody else; :class:`NoSpace`,
+        and then nothing is left with ``target``; :class:`StoreDamaged` or :class:`DigestMismatch` for what
+        cannot be read as it was written.
+        """
+        from layerfs.store.migration import migrate
+
+        migrated = migrate(self._core, target, entry_point, progress)
+        self._core = self._core.upon(target)
+        return migrated
+
+    def end_migration(self, other: Driver) -> None:
+        """Remove all that ``other`` holds, the driver that :meth:`migration` names, and forget that move:
+        a move to it is given up, one away from it is finished. The store must have been opened
+        ``exclusive``. Can be repeated after an error."""
+        from layerfs.store.migration import end
+
+        end(self._core, other)
+
     def close(self) -> None:
         """Drop every handle and close the database. Mounts stay."""
         with translated(f"close the store in {self.root}"):
             self._core.owner.close()
             self._core.db.close()
             self._core.driver.cleanup()
+            self._core.guard.close()
 
     def __enter__(self) -> Store:
         return self

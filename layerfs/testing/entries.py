@@ -100,6 +100,27 @@ def tar_bytes(items: Iterable[Item]) -> bytes:
     return out.getvalue()
 
 
+def sparse_tar_stream(name: bytes, size: int, pieces: Mapping[int, bytes]) -> BinaryIO:
+    """A tar of one file of ``size`` bytes that is holes but for ``pieces``, by their offsets: GNU's sparse
+    form 1.0 (GNU tar manual, "Storing Sparse Files")."""
+    numbers = [len(pieces), *(number for at, data in pieces.items() for number in (at, len(data)))]
+    numbers_text = b"".join(b"%d\n" % number for number in numbers)
+    payload = numbers_text.ljust(-(-len(numbers_text) // 512) * 512, b"\0") + b"".join(pieces.values())
+    info = _tarinfo(file(name, payload)[0])
+    info.pax_headers = {
+        **info.pax_headers,
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": _text(name),
+        "GNU.sparse.realsize": str(size),
+    }
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info, io.BytesIO(payload))
+    out.seek(0)
+    return out
+
+
 _TAR_TYPE = {
     EntryType.FILE: tarfile.REGTYPE,
     EntryType.HARDLINK: tarfile.LNKTYPE,

@@ -28,7 +28,15 @@ from layerfs.driver import (
     Mount,
     Usage,
 )
-from layerfs.errors import LayerExists, LayerNotFound, MountBusy, NotSupported, SystemFailure, show
+from layerfs.errors import (
+    LayerExists,
+    LayerNotFound,
+    MountBusy,
+    NotSupported,
+    SystemFailure,
+    show,
+    translated,
+)
 from layerfs.ids import GraphID, parse_graph_id
 from layerfs.linux.removetree import remove_tree
 from layerfs.testing import model
@@ -203,7 +211,10 @@ class MemoryDriver:
     def _tree(self, id: GraphID) -> Tree:
         """As it is now: what is written out may have been changed there."""
         kept = self._kept(id)
-        return model.read_tree(self._target(id)) if kept.count and not kept.read_only else kept.tree
+        if not kept.count or kept.read_only:
+            return kept.tree
+        with translated(f"read layer {id}"):
+            return model.read_tree(self._target(id))
 
     def _parent_tree(self, parent: GraphID | None) -> Tree | None:
         return self._tree(parent) if parent is not None else None

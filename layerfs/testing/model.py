@@ -220,7 +220,7 @@ class Layer:
 
     def _put(self, path: bytes, node: Node) -> Node:
         if not node.is_directory:
-            for below in [p for p in self.made if path in _ancestors(p)]:
+            for below in [p for p in self.made if p.startswith(path + b"/")]:
                 del self.made[below]
             self.hidden.add(path)
         self.made[path] = node

@@ -83,7 +83,7 @@ class Cli:
         return subprocess.Popen(self._command(words), env=environment(), stdin=pipe, stdout=pipe, stderr=pipe)
 
     def _command(self, words: Sequence[str | Path]) -> list[str]:
-        return [sys.executable, "-m", "layerfs.cli.main", *self.where, *map(str, words)]
+        return [sys.executable, "-m", "layerfs.cli", *self.where, *map(str, words)]
 
     def mounted(self) -> list[str]:
         """Every mount point of this store, the user's targets too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
@@ -463,3 +464,48 @@ def test_prune_names_the_layer_that_is_mounted_and_only_that(cli: Cli) -> None:
     refused = cli("prune", status=4)
     assert refused.err.count("layerfs: ") == 1 and "is mounted at" in refused.err
     assert "still used" not in refused.err
+
+
+def test_a_store_moves_to_another_driver(cli: Cli, tmp_path: Path) -> None:
+    other = Cli(cli.base, {"overlay": "vfs", "vfs": "overlay"}[cli.driver], cli.capsys)
+    cli("create", "quay.io/team/app:v2", "--name", "c1")
+    [root] = cli("mount", "c1").lines
+    (Path(root) / "etc/passwd").write_text("changed")
+    os.mknod(Path(root) / "socket", stat.S_IFSOCK | 0o777)
+    assert "container c1" in cli("migrate", "--to", other.driver, status=4).err
+    cli("umount", "c1")
+    cli("save", "quay.io/team/app:v2", "-o", tmp_path / "before.tar")
+    images = cli("images", "--json").out
+    changes = cli("changes", "c1").lines
+
+    moved = cli("migrate", "--to", other.driver)
+    assert moved.lines == [f"moved 3 layers and 1 container from driver {cli.driver} to {other.driver}"]
+    assert "warning: container c1: /socket is a socket" in moved.err
+    assert other("info", "--json").json["driver"] == other.driver
+    assert other("images", "--json").out == images
+    assert other("changes", "c1").lines == [line for line in changes if line != "A /socket"]
+    other("save", "quay.io/team/app:v2", "-o", tmp_path / "after.tar")
+    assert (tmp_path / "before.tar").read_bytes() == (tmp_path / "after.tar").read_bytes()
+    other("check")
+    assert "belongs to driver" in other("migrate", "--to", other.driver, status=4).err
+    back = other("migrate", "--to", cli.driver, "--json").json
+    assert (back["source"], back["target"], back["layers"]) == (other.driver, cli.driver, 3)
+    cli("check")
+
+
+def test_an_interrupted_move_says_how_it_goes_on(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from layerfs.store.migration import _Move
+
+    def interrupted(self: _Move) -> None:
+        raise KeyboardInterrupt
+
+    target = "vfs" if cli.driver == "overlay" else "overlay"
+    with monkeypatch.context() as patch:
+        patch.setattr(_Move, "copy", interrupted)
+        assert f"'layerfs migrate --to {target}' goes on" in cli("migrate", "--to", target, status=130).err
+    assert cli("info", "--json").json["migration"] == f"to driver {target}, unfinished"
+    assert f"'layerfs migrate --to {cli.driver}' gives it up" in cli("check", status=7).out
+    assert "on its way" in cli("doctor", status=1).out
+    assert "nothing of it with" in cli("migrate", "--to", cli.driver).out
+    assert "migration" not in cli("info", "--json").json
+    cli("check")

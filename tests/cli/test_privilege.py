@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ def as_nobody(*words: str | Path, root: Path) -> subprocess.CompletedProcess[str
         f"--ambient-caps={keep}",
     ]
     where = ["--root", str(root / "store"), "--runroot", str(root / "run")]
-    command = [*drop, sys.executable, "-m", "layerfs.cli.main", *where, *map(str, words)]
+    command = [*drop, sys.executable, "-m", "layerfs.cli", *where, *map(str, words)]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
 
 
@@ -38,8 +39,12 @@ def place(tmp_path: Path) -> Path:
 def test_each_driver_says_why_it_cannot_be_used_and_what_to_do(place: Path) -> None:
     done = as_nobody("drivers", root=place)
     assert done.returncode == 0
-    assert [row.split()[:2] for row in done.stdout.splitlines()[1:]] == [["overlay", "no"], ["vfs", "no"]]
-    assert done.stdout.count("unshare") + done.stdout.count("user namespace") >= 2
+    done = as_nobody("drivers", "--json", root=place)
+    found = {driver["name"]: driver for driver in json.loads(done.stdout)}
+    assert {"overlay", "btrfs", "zfs", "devicemapper", "vfs"} <= found.keys()
+    for driver in found.values():
+        assert not driver["works"]
+        assert driver["reason"] and driver["hint"]
 
 
 def test_loading_ends_with_the_reasons_and_makes_no_store(place: Path) -> None:

@@ -18,7 +18,7 @@ from tests.cli.conftest import environment
 def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """The command line as a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "layerfs.cli.main", *words],
+        [sys.executable, "-m", "layerfs.cli", *words],
         capture_output=True,
         text=True,
         env={**environment(), **environ},
@@ -124,7 +124,7 @@ def test_a_reader_who_goes_away_is_no_error() -> None:
     os.close(reader)
     with os.fdopen(writer, "wb") as closed:
         done = subprocess.run(
-            [sys.executable, "-m", "layerfs.cli.main", "--version"],
+            [sys.executable, "-m", "layerfs.cli", "--version"],
             stdout=closed,
             stderr=subprocess.PIPE,
             env=environment(),

@@ -12,6 +12,7 @@ from layerfs.testing.memory import MemoryDriver
 class TestMemory(DriverConformance):
     persistent = False
     protects = False
+    holes = False
 
     def open_driver(self, home: Path, runroot: Path, *, read_only: bool = False) -> Driver:
         return MemoryDriver(runroot)

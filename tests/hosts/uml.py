@@ -1,130 +1,173 @@
-"""Runs part of the test suite under another kernel, on this machine.
+"""Another kernel as a process of this machine.
 
 The Debian package user-mode-linux is a Linux kernel that runs as an ordinary process. It boots in a few
-seconds with this machine's own file tree as its root (hostfs), so the same interpreter and checkout run
-inside unchanged. hostfs holds no xattrs, device nodes or overlay uppers: scratch space is an xfs with project
-quota, in a file in memory.
+seconds with this machine's own file tree as its root (hostfs), read-only, so the same interpreter and
+checkout run inside unchanged. What happens inside stays in memory and goes with the process; what it has to
+say goes out through two consoles: one for people, one for the test reports.
 """
 
 from __future__ import annotations
 
+import base64
 import os
+import pickle
 import shlex
+import signal
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import pytest
-
+from layerfs.linux.userns import has_capability
+from tests.hosts.machines import Host
 from tests.require import need
 
-ROOT = Path(__file__).resolve().parents[2]
-MODULES = Path("/usr/lib/uml/modules")
-
-# In loading order: insmod does not resolve dependencies.
-LOOP = ("drivers/block/loop",)
-OVERLAY = ("fs/overlayfs/overlay",)
-EXT4_QUOTA = ("fs/quota/quota_tree", "fs/quota/quota_v2")
+KERNEL = "linux.uml"
+_MODULES = Path("/usr/lib/uml/modules")
 
 _INIT = """#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+set -e
+trap {halt} EXIT
 mount -t proc proc /proc
 mount -t sysfs sys /sys
-mount -t tmpfs -o size=3500M run /run
+mount -t tmpfs -o mode=755,size=90% run /run
+mkdir /dev/pts /dev/shm /run/scratch /run/home
+mount -t devpts devpts /dev/pts
+mount -t tmpfs shm /dev/shm
+ln -s /proc/self/fd /dev/fd
+ip link set lo up 2>/dev/null || true
 for module in {modules}; do
-    insmod {modules_root}/$(uname -r)/kernel/$module.ko || exit 1
+    insmod {root}/$(uname -r)/kernel/$module.ko
 done
-truncate -s 3G /run/scratch.img && mkfs.xfs -q /run/scratch.img || exit 1
-mount -o loop,prjquota /run/scratch.img {scratch} || exit 1
-{selinux}
-export TMPDIR={scratch} HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
-export LAYERFS_REQUIRE=all
-cd {root}
-{command} >{out} 2>&1
-echo $? >{status}
-sync
-halt -f
+truncate -s 3G /run/scratch.img
+mkfs.xfs -q /run/scratch.img
+mount -o loop,prjquota /run/scratch.img /run/scratch
+{policy}
+stty raw </dev/tty1
+export {environment}
+cat >/run/job <<'END OF THE JOB'
+{job}
+END OF THE JOB
+cd {directory}
+{command} </dev/null
 """
 
+_HALT = "import ctypes; ctypes.CDLL(None).reboot(0x4321FEDC)"  # RB_POWER_OFF of <sys/reboot.h>
 
-def run_pytest(
-    tests: Sequence[str],
-    work: Path,
-    *,
-    modules: Sequence[str],
-    selinux: bool = False,
-    timeout: float = 1500,
-) -> None:
-    """Run ``tests`` (pytest arguments) inside; fail unless each passes or cannot apply: what a test
-    needs of a kernel must be there.
+# A page fault costs a hundred times what it does outside: keep memory once it is there.
+_KEEP_MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
 
-    ``selinux``: with the policy of ``selinux.cil`` loaded, permissive.
-    """
-    kernel = need.tool("linux.uml")
-    need.tool("insmod")
+
+def check(host: Host) -> None:
+    """Return when ``host`` can be booted here; else skip or fail, as all needs do."""
     need.root()
-    scratch, out, status, report = (work / n for n in ("scratch", "out", "status", "report.xml"))
-    scratch.mkdir(parents=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "-q",
-        "--timeout=600",
-        "-o",
-        "tmp_path_retention_policy=none",
-    ]
-    command += [f"--basetemp={scratch}/pytest", f"--junitxml={report}", *tests]
-    init = work / "init"
-    init.write_text(
-        _INIT.format(
-            scratch=shlex.quote(str(scratch)),
-            modules=" ".join(modules),
-            modules_root=MODULES,
-            selinux=_load_policy(work) if selinux else "",
-            root=shlex.quote(str(ROOT)),
+    for tool in (KERNEL, "insmod", "mkfs.xfs", "setpriv", "unshare", *host.tools):
+        need.tool(tool)
+    if host.selinux:
+        need.tool("secilc")
+    if not has_capability("CAP_SYS_ADMIN"):
+        need.missing("root", "a root without CAP_SYS_ADMIN")
+
+
+class Kernel:
+    """A running host; ``command`` inside finds ``job`` in the file :data:`JOB`, answers with :func:`tell`."""
+
+    def __init__(
+        self, host: Host, command: Sequence[str], job: str, environment: Mapping[str, str], directory: Path
+    ) -> None:
+        self.host = host
+        everything = {
+            "TMPDIR": "/run/scratch",
+            "HOME": "/run/home",
+            "LANG": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **_KEEP_MEMORY,
+            **host.environment,
+            **environment,
+        }
+        init = _INIT.format(
+            halt=shlex.quote(shlex.join([sys.executable, "-ISc", _HALT])),
+            modules=" ".join(host.modules),
+            root=_MODULES,
+            policy=_load_policy() if host.selinux else "",
+            environment=" ".join(f"{key}={shlex.quote(value)}" for key, value in everything.items()),
+            job=job,
+            directory=shlex.quote(str(directory)),
             command=shlex.join(command),
-            out=shlex.quote(str(out)),
-            status=shlex.quote(str(status)),
         )
-    )
-    init.chmod(0o755)
-    # A run that is killed takes the kernel and all its processes along.
-    argv = [need.tool("setpriv"), "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
-    argv += [kernel, "rootfstype=hostfs", "rw", f"init={init}", "mem=4G", "con0=null,fd:1", "con=null"]
-    argv += ["quiet", "security=selinux" if selinux else "security=none"]
-    # The kernel keeps its memory in a file below TMPDIR, which must not be a noexec mount.
-    console = subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=timeout,
-        env={**os.environ, "TMPDIR": "/var/tmp"},
-    )
-    if not status.exists():
-        pytest.fail("the kernel stopped early:\n" + console.stdout.decode(errors="replace")[-4000:])
-    _check(report, out.read_text(errors="replace"))
+        # Files without names: nobody has to read them for the kernel to go on, and they go with us.
+        self._console = os.memfd_create("console")
+        self._told = os.memfd_create("told")
+        self._read = 0
+        self._rest = b""
+        # The tmpfs, which nobody else sees, holds the script and the kernel's memory: on a disk file the
+        # memory would be written back all the time. Who kills the run takes the kernel along.
+        argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        argv += ["sh", "-ec", 'mount -t tmpfs run /run; cat >/run/init; chmod +x /run/init; exec "$@"', "sh"]
+        argv += [need.tool(KERNEL), "rootfstype=hostfs", "ro", "init=/run/init", f"mem={host.memory}M"]
+        argv += ["con0=null,fd:1", f"con1=null,fd:{self._told}", "con=null", "uml_dir=/run/"]
+        argv += ["quiet", "security=selinux" if host.selinux else "security=none"]
+        with tempfile.TemporaryFile() as script:
+            script.write(init.encode())
+            script.seek(0)
+            self._process = subprocess.Popen(
+                argv,
+                stdin=script,
+                stdout=self._console,
+                stderr=self._console,
+                pass_fds=[self._told],
+                env={"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin", "TMPDIR": "/run", "HOME": "/run"},
+                start_new_session=True,  # Ctrl-C is for us
+            )
+
+    def told(self) -> Iterator[Any]:
+        """What :func:`tell` was given inside since the last call."""
+        while chunk := os.pread(self._told, 1 << 20, self._read):
+            self._read += len(chunk)
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+            yield from (pickle.loads(base64.b64decode(line)) for line in lines)
+
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def console(self) -> str:
+        """The last that it printed."""
+        size = os.fstat(self._console).st_size
+        return os.pread(self._console, 8000, max(0, size - 8000)).decode(errors="replace").replace("\r", "")
+
+    def stop(self) -> None:
+        pid = self._process.pid
+        # The kernel, not unshare, which is to reap it.
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if self.running() else ():
+            os.kill(int(child), signal.SIGKILL)
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._console)
+        os.close(self._told)
 
 
-def _load_policy(work: Path) -> str:
-    """Shell commands that load the policy of ``selinux.cil``, compiled here."""
-    source, policy = Path(__file__).with_name("selinux.cil"), work / "policy"
-    compile = [need.tool("secilc"), "-c", "33", "-o", str(policy), "-f", "/dev/null", str(source)]
-    subprocess.run(compile, check=True)
-    load = f"cat {shlex.quote(str(policy))} >/sys/fs/selinux/load"
-    return f"mount -t selinuxfs selinuxfs /sys/fs/selinux && {load}"
+def tell(what: object) -> None:
+    """Inside: give ``what`` to :meth:`Kernel.told` outside."""
+    with open("/dev/tty1", "wb") as out:
+        out.write(base64.b64encode(pickle.dumps(what)) + b"\n")
 
 
-def _check(report: Path, out: str) -> None:
-    if not report.exists():
-        pytest.fail(f"no test ran inside:\n{out[-6000:]}", pytrace=False)
-    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
-    bad = [c for c in cases if any(c.find(k) is not None for k in ("failure", "error"))]
-    if bad or not cases:
-        names = "\n".join(f"{c.get('classname')}::{c.get('name')}" for c in bad) or "no test was collected"
-        pytest.fail(f"inside the other kernel:\n{names}\n\n{out[-12000:]}", pytrace=False)
+JOB = Path("/run/job")
+
+
+def _load_policy() -> str:
+    """Shell commands that compile and load ``selinux.cil``."""
+    source = shlex.quote(str(Path(__file__).with_name("selinux.cil")))
+    return f"""secilc -c 33 -o /run/policy -f /dev/null {source}
+mount -t selinuxfs selinuxfs /sys/fs/selinux
+cat /run/policy >/sys/fs/selinux/load"""

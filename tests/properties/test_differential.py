@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 import pytest
@@ -19,47 +16,20 @@ from layerfs.archive.whiteout import PREFIX
 from layerfs.driver import Driver
 from layerfs.errors import ArchiveError
 from layerfs.ids import GraphID
-from layerfs.linux.removetree import remove_tree
 from layerfs.testing import strategies
 from layerfs.testing.actions import act
 from layerfs.testing.conformance.base import assert_same, make_layer, mounted, tree_of
 from layerfs.testing.conformance.edits import carried
 from layerfs.testing.entries import tar_stream
-from layerfs.testing.memory import MemoryDriver
 from layerfs.testing.model import EMPTY, Item, Tree, apply, changes, read_items
-from layerfs_drivers import vfs
+from tests.properties.grounds import GROUNDS, Fresh, model
 from tests.properties.profile import examples
-from tests.require import need
-
-DRIVERS = ["vfs", "overlay"]
 
 
-@pytest.fixture(params=DRIVERS)
-def name(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    need.root()
-    if request.param == "overlay":
-        need.overlay(tmp_path)
-    return str(request.param)
-
-
-@contextlib.contextmanager
-def opened(name: str) -> Iterator[Driver]:
-    """A driver upon a fresh home."""
-    scratch = Path(tempfile.mkdtemp(prefix="layerfs-"))
-    try:
-        yield open_driver(name, scratch)
-    finally:
-        remove_tree(scratch)
-
-
-def open_driver(name: str, scratch: Path) -> Driver:
-    if name == "memory":
-        return MemoryDriver(scratch)
-    if name == "vfs":
-        return vfs.DRIVER.open(scratch / "home", scratch / "run", {})
-    from layerfs_drivers import overlay
-
-    return overlay.DRIVER.open(scratch / "home", scratch / "run", {})
+@pytest.fixture(scope="module", params=GROUNDS)
+def fresh(request: pytest.FixtureRequest) -> Iterator[Fresh]:
+    with GROUNDS[request.param]() as fresh:
+        yield fresh
 
 
 def layer_ids(chain: list[list[Item]]) -> list[GraphID]:
@@ -95,8 +65,8 @@ def diffs(driver: Driver, chain: list[list[Item]]) -> list[bytes]:
 
 @given(chain=strategies.chains())
 @examples(200)
-def test_trees_and_changes_are_those_of_the_model(name: str, chain: list[list[Item]]) -> None:
-    with opened(name) as driver:
+def test_trees_and_changes_are_those_of_the_model(fresh: Fresh, chain: list[list[Item]]) -> None:
+    with fresh() as driver:
         fill(driver, chain)
         expected = trees(chain)
         for (id, parent), tree, below in zip(pairs(chain), expected, [EMPTY, *expected], strict=False):
@@ -106,19 +76,19 @@ def test_trees_and_changes_are_those_of_the_model(name: str, chain: list[list[It
 
 @given(chain=strategies.chains())
 @examples(80)
-def test_diffs_are_those_of_the_model(name: str, chain: list[list[Item]]) -> None:
-    with opened(name) as driver, opened("memory") as model:
+def test_diffs_are_those_of_the_model(fresh: Fresh, chain: list[list[Item]]) -> None:
+    with fresh() as driver, model() as ideal:
         fill(driver, chain)
-        fill(model, chain)
-        for tar, expected in zip(diffs(driver, chain), diffs(model, chain), strict=True):
+        fill(ideal, chain)
+        for tar, expected in zip(diffs(driver, chain), diffs(ideal, chain), strict=True):
             assert list(read_items(io.BytesIO(tar))) == list(read_items(io.BytesIO(expected)))
             assert tar == expected
 
 
 @given(chain=strategies.chains(3))
 @examples(60)
-def test_diffs_make_the_same_chain_elsewhere(name: str, chain: list[list[Item]]) -> None:
-    with opened(name) as driver, opened(name) as elsewhere:
+def test_diffs_make_the_same_chain_elsewhere(fresh: Fresh, chain: list[list[Item]]) -> None:
+    with fresh() as driver, fresh() as elsewhere:
         fill(driver, chain)
         for id, parent in pairs(chain):
             elsewhere.create(id, parent)
@@ -130,9 +100,9 @@ def test_diffs_make_the_same_chain_elsewhere(name: str, chain: list[list[Item]])
 
 @given(data=st.data())
 @examples(100)
-def test_what_the_model_refuses_is_refused(name: str, data: st.DataObject) -> None:
+def test_what_the_model_refuses_is_refused(fresh: Fresh, data: st.DataObject) -> None:
     lower, below, upper = draw_two(data, strategies.any_layers)
-    with opened(name) as driver:
+    with fresh() as driver:
         base = make_layer(driver, GraphID("base"), lower)
         top = GraphID("top")
         driver.create(top, base)
@@ -162,14 +132,14 @@ def known(tree: Tree) -> list[bytes]:
 
 @given(data=st.data())
 @examples(100)
-def test_content_is_told_as_displaced_or_can_be_read_by_name(name: str, data: st.DataObject) -> None:
+def test_content_is_told_as_displaced_or_can_be_read_by_name(fresh: Fresh, data: st.DataObject) -> None:
     lower, _, upper = draw_two(data, strategies.layers)
     told: dict[int, bytes] = {}
 
     def displaced(number: int, content: BinaryIO) -> None:
         told[number] = content.read()
 
-    with opened(name) as driver:
+    with fresh() as driver:
         base = make_layer(driver, GraphID("base"), lower)
         top = GraphID("top")
         driver.create(top, base)
@@ -188,10 +158,10 @@ def test_content_is_told_as_displaced_or_can_be_read_by_name(name: str, data: st
 
 @given(data=st.data())
 @examples(150)
-def test_what_a_container_does_is_found(name: str, data: st.DataObject) -> None:
+def test_what_a_container_does_is_found(fresh: Fresh, data: st.DataObject) -> None:
     chain = data.draw(strategies.chains(2))
     actions = data.draw(strategies.actions(known=known(trees(chain)[-1])))
-    with opened(name) as driver:
+    with fresh() as driver:
         fill(driver, chain)
         base, top, copy = layer_ids(chain)[-1], GraphID("top"), GraphID("copy")
         driver.create_read_write(top, base)

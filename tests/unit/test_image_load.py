@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from layerfs.driver import Capabilities
 from layerfs.errors import (
     BadData,
+    DepthExceeded,
     DigestMismatch,
     ImageError,
     ImageNotFound,
@@ -27,7 +29,9 @@ from layerfs.errors import (
 from layerfs.ids import ChainID, DiffID, chain_ids
 from layerfs.image.find import find
 from layerfs.image.load import Loaded, load
+from layerfs.naivediff import NaiveDiff
 from layerfs.store.store import Store
+from tests.dirdriver import DirProto
 from tests.imaging import (
     OCI_CONFIG,
     OCI_LAYER,
@@ -422,3 +426,17 @@ def test_one_image_loaded_from_several_sides_at_once_is_there_once(store: Store,
     assert len(outcomes) == 4
     assert tar_in(store, find(store, "demo").layers[1]) == TWO
     assert {info.chain_id for info in store.layers()} == set(chain(ONE, TWO))
+
+
+def test_an_image_too_deep_for_the_driver_is_refused_before_anything_is_unpacked(tmp_path: Path) -> None:
+    layout = Layout()
+    layout.add(layout.image([ONE, TWO, THREE]), "deep:v1")
+    source = layout.write(tmp_path / "layout")
+    root = tmp_path / "root"
+    (root / "dir").mkdir(parents=True)
+    driver = NaiveDiff(DirProto(root / "dir", Capabilities(max_depth=4)))
+    with Store.open(root, driver) as store:
+        with pytest.raises(DepthExceeded, match=r"deep:v1 is 3 layers deep, but driver dir stacks at most 4"):
+            load(store, source)
+        assert held(store) == []
+        assert list(driver.ids()) == []

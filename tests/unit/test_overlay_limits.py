@@ -21,6 +21,8 @@ from tests.overlaykit import overlay
 from tests.require import need
 from tests.unit.test_quota import FULL, MIB, MKFS, make_and_mount, run, write
 
+pytestmark = pytest.mark.host("here", "overlay-6.1")
+
 
 @pytest.fixture(params=["xfs", "ext4"])
 def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OverlayDriver]:

@@ -2,70 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from tests.require import need
-
-USER = "layerfs-test"
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.rootlesskit import ordinary_user, run_as, scratch_of
 
 
-@pytest.fixture
-def user() -> Iterator[str]:
-    """An ordinary user with a range of subordinate ids, made for the test."""
-    need.root()
-    need.userns()
-    useradd, userdel = need.tool("useradd"), need.tool("userdel")
-    subprocess.run([useradd, "--no-create-home", "--no-log-init", USER], check=True, capture_output=True)
-    try:
-        if f"{USER}:" not in Path("/etc/subuid").read_text():
-            need.missing("userns", "useradd gives no subordinate ids here")
-        yield USER
-    finally:
-        subprocess.run([userdel, USER], check=True, capture_output=True)
-
-
-@pytest.fixture
-def scratch(user: str) -> Iterator[Path]:
-    """A directory of the user's; pytest's own are closed to others."""
-    where = Path(tempfile.mkdtemp(prefix="layerfs-rootless-"))
-    shutil.chown(where, user)
-    yield where
-    shutil.rmtree(where)
-
-
-def test_an_ordinary_user_in_a_user_namespace(user: str, scratch: Path) -> None:
-    become = [need.tool("setpriv"), f"--reuid={user}", f"--regid={user}", "--clear-groups"]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(scratch), "TMPDIR": str(scratch)}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
-    enter = ["unshare", "--user", "--map-root-user", "--map-auto", "--mount", "--propagation=private"]
-    test = [interpreter(become, environment), "-B", "-m", "pytest", "-p", "no:cacheprovider", "-q", "-ra"]
-    done = subprocess.run(
-        [*become, *enter, *test, f"--basetemp={scratch}/pytest", "tests/unit/rootless.py"],
-        cwd=CHECKOUT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout and "skipped" not in done.stdout
-
-
-def interpreter(become: list[str], environment: dict[str, str]) -> str:
-    """This Python, or the system's of the same version where this one lies in a closed directory."""
-    system = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
-    for python in (sys.executable, system):
-        if Path(python).exists():
-            # Not by setpriv itself, which still has root's way into closed directories.
-            command = [*become, "env", python, "-c", "import pytest, zstandard"]
-            if subprocess.run(command, env=environment, cwd="/", capture_output=True).returncode == 0:
-                return python
-    need.missing("userns", f"ordinary users can run neither {sys.executable} nor {system}")
+def test_an_ordinary_user_in_a_user_namespace() -> None:
+    with ordinary_user() as user, scratch_of(user) as scratch:
+        run_as(user, scratch, "tests/unit/rootless.py")

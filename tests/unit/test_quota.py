@@ -17,6 +17,8 @@ from layerfs.linux.mountinfo import mounts_below
 from layerfs.linux.userns import has_capability
 from tests.require import need
 
+pytestmark = pytest.mark.host("here", "overlay-6.1")
+
 MIB = 1 << 20
 MKFS = {
     "xfs": ["mkfs.xfs", "-q"],
@@ -35,7 +37,7 @@ def make_and_mount(mkfs: list[str], where: Path, *options: str) -> Path:
     command = ["mount", "-o", ",".join(["loop", *options]), str(image), str(target)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        need.missing("project-quota", done.stderr.partition("\n")[0])
+        need.missing("project-quota", done.stderr.partition("\n")[0].removeprefix(f"mount: {target}: "))
     return target
 
 

@@ -1,4 +1,4 @@
-"""A label given to a mount is the label of every file in it. ``tests/hosts`` has a kernel with SELinux."""
+"""A label given to a mount is the label of every file in it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import os
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from layerfs.driver import CreateOptions
 from layerfs.ids import parse_graph_id
 from layerfs_drivers.overlay import DRIVER
 from tests.require import need
+
+pytestmark = pytest.mark.host("selinux")
 
 LABEL = "u:object_r:container"
 

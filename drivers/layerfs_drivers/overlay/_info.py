@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from layerfs.driver import DriverInfo, Option, refuse_options
 from layerfs.errors import translated
 from layerfs.values import frozen
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from layerfs_drivers.overlay.driver import OverlayDriver
 

@@ -11,7 +11,6 @@ import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
 from layerfs.archive.overlaymarks import Marks
 from layerfs.archive.whiteout import WhiteoutFormat
@@ -39,11 +38,14 @@ from layerfs.linux.userns import in_user_namespace
 from layerfs.mountcount import MountCount
 from layerfs.values import frozen
 from layerfs_drivers.overlay._layout import Layout
-from layerfs_drivers.overlay._limits import Limits
 from layerfs_drivers.overlay._mounts import MOST_LAYERS, Stack, stack
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from layerfs.archive.changes import Change
+    from layerfs_drivers.overlay._limits import Limits
 
 _KEPT_BY = {"ext4": "project quota; ext4 holds nobody to it who has CAP_SYS_RESOURCE over the host"}
 
@@ -89,6 +91,8 @@ class OverlayDriver:
 
     @functools.cached_property
     def _limits(self) -> Limits:
+        from layerfs_drivers.overlay._limits import Limits
+
         return Limits(self.layout.home)
 
     # Layers come and go

@@ -10,13 +10,22 @@ Each test gets a fresh home and runroot from the fixture ``place``; override tha
 file system. Whatever is still mounted there afterwards is unmounted. The tests need root, as mounting,
 device nodes and ``trusted.*`` attributes do. What a driver does not claim in its
 :class:`~layerfs.driver.Capabilities` is skipped, saying so.
+
+What else a test class may say of its driver, each described where it is defined:
+
+``persistent``, ``protects``, ``holes``
+    False where the driver cannot do what nearly every driver does.
+``size_limit``
+    A limit in bytes that the driver can set.
+``free_space(place)``
+    How much room is left, so that the suite can see whether removal gives it back.
 """
 
 from __future__ import annotations
 
 import pytest
 
-_PARTS = ("base", "content", "edits", "life", "limits", "mounting", "together")
+_PARTS = ("base", "content", "edits", "endings", "life", "limits", "mounting", "space", "together")
 pytest.register_assert_rewrite(
     *(f"{__name__}.{part}" for part in _PARTS)
 )  # before the modules below are imported
@@ -25,13 +34,15 @@ pytest.register_assert_rewrite(
 from layerfs.testing.conformance.base import Base, Place
 from layerfs.testing.conformance.content import Content
 from layerfs.testing.conformance.edits import Edits
+from layerfs.testing.conformance.endings import Endings
 from layerfs.testing.conformance.life import Life
 from layerfs.testing.conformance.limits import Limits
 from layerfs.testing.conformance.mounting import Mounting
+from layerfs.testing.conformance.space import Space
 from layerfs.testing.conformance.together import Together
 
 __all__ = ["DriverConformance", "Place"]
 
 
-class DriverConformance(Life, Mounting, Content, Edits, Limits, Together, Base):
+class DriverConformance(Life, Mounting, Content, Edits, Endings, Limits, Space, Together, Base):
     """All of the suite."""

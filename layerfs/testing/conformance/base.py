@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+import re
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -38,6 +40,8 @@ class Base:
     """Layers are still there when the driver is opened anew, also by another process."""
     protects: ClassVar[bool] = True
     """A read-only mount refuses writes."""
+    holes: ClassVar[bool] = True
+    """A hole in a file takes no space, nor time to copy."""
 
     def open_driver(self, home: Path, runroot: Path, *, read_only: bool = False) -> Driver:
         raise NotImplementedError
@@ -57,6 +61,12 @@ class Base:
         driver.cleanup()
         for mount in reversed([*mounts_below(place.home), *mounts_below(place.runroot)]):
             umount(Path(os.fsdecode(mount.mount_point)), lazy=True)
+
+    def free_space(self, place: Place) -> int | None:
+        """How many bytes are free where the driver keeps its layers, after waiting for what the kernel or a
+        daemon frees in the background. Only differences count, so minus what is used will do. None: nobody
+        can tell, and the test of what removal gives back is skipped."""
+        return None
 
     def open(self, place: Place, *, read_only: bool = False) -> Driver:
         return self.open_driver(place.home, place.runroot, read_only=read_only)
@@ -100,6 +110,25 @@ def assert_same(actual: Tree, expected: Tree) -> None:
     assert not found, "\n".join(found)
 
 
+def each(cases: Mapping[str, T], check: Callable[[str, T], None]) -> None:
+    """Run ``check`` upon every case, also after one failed, and raise all failures at once, each telling
+    its case. Cases share a driver, so that a suite of hundreds does not open one for each."""
+    failures: list[BaseException] = []
+    for name, case in cases.items():
+        try:
+            check(name, case)
+        except (Exception, pytest.fail.Exception) as error:
+            error.add_note(f"the case: {name}")
+            failures.append(error)
+    if failures:
+        raise BaseExceptionGroup(f"{len(failures)} of {len(cases)} cases failed", failures)
+
+
+def case_id(name: str, role: str = "layer") -> GraphID:
+    """An id of its own for what a case makes."""
+    return graph_id(re.sub(r"\W+", "-", f"{role} {name}"))
+
+
 def in_child(work: Callable[[], T]) -> T:
     """Run ``work`` in another process; what it returns or raises comes back."""
     reader, writer = os.pipe()
@@ -123,3 +152,31 @@ def in_child(work: Callable[[], T]) -> T:
         raise AssertionError(f"in a child process: {value}")
     result: T = value
     return result
+
+
+def in_killed_child(work: Callable[[], object]) -> None:
+    """Run ``work`` in another process, which is killed (SIGKILL) when that has returned, and so still
+    holds what it returned. ``work`` may do it itself."""
+    reader, writer = os.pipe()
+    alive, parent = os.pipe()  # the child ends with this process, also when that dies
+    child = os.fork()
+    if child == 0:
+        os.close(parent)
+        try:
+            held = work()
+            os.write(writer, b"done")
+        except BaseException as error:
+            held = error
+            os.write(writer, f"{type(error).__name__}: {error}".encode()[:4000])
+        os.read(alive, 1)
+        os._exit(held is None)
+    os.close(writer)
+    os.close(alive)
+    try:
+        said = os.read(reader, 4096)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os.close(reader)
+        os.close(parent)
+    assert status == -signal.SIGKILL and said in (b"done", b""), f"in a child process: {said.decode()}"

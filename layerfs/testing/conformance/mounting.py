@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from layerfs.driver import Driver, Mount
-from layerfs.errors import MountBusy
+from layerfs.driver import CreateOptions, Driver, Mount
+from layerfs.errors import MountBusy, NotSupported, SystemFailure
 from layerfs.linux.mount import perform_all, umount
 from layerfs.linux.mountinfo import mounts_below
 from layerfs.testing.conformance.base import (
     BASE,
+    OTHER,
     TOP,
     Base,
     Place,
@@ -128,25 +130,54 @@ class Mounting(Base):
             assert (root / "etc" / "motd").read_bytes() == b"hello\n"
         driver.remove(TOP)
 
-    @pytest.mark.parametrize("read_only", [False, True])
-    def test_mounts_are_what_get_does(
-        self, driver: Driver, pair: None, tmp_path: Path, read_only: bool
-    ) -> None:
+    def test_mounts_are_what_get_does(self, driver: Driver, pair: None, tmp_path: Path) -> None:
         with mounted(driver, TOP) as root:
             (root / "new").write_bytes(b"content")
-        mounts = driver.mounts(TOP, read_only=read_only)
-        assert all(isinstance(mount, Mount) for mount in mounts)
         target = tmp_path / "elsewhere"
         target.mkdir()
-        perform_all(mounts, target)
+        for read_only in (False, True):
+            mounts = driver.mounts(TOP, read_only=read_only)
+            assert all(isinstance(mount, Mount) for mount in mounts)
+            perform_all(mounts, target)
+            try:
+                seen = read_tree(target)
+                writable = os.access(target, os.W_OK)
+            finally:
+                for _ in mounts:
+                    umount(target)
+            assert_same(seen, tree_of(driver, TOP))
+            assert writable is not read_only or not self.protects
+
+    def test_a_label_has_an_effect_or_none(self, driver: Driver, pair: None, place: Place) -> None:
+        """Where labels mean something a context may be unknown to the policy; then nothing is mounted."""
+        label = "system_u:object_r:container_file_t:s0:c1,c2"
+        assert driver.mounts(TOP, label=label)
         try:
-            seen = read_tree(target)
-            writable = os.access(target, os.W_OK)
-        finally:
-            for _ in mounts:
-                umount(target)
-        assert_same(seen, tree_of(driver, TOP))
-        assert writable is not read_only or not self.protects
+            root = driver.get(TOP, label=label)
+        except (NotSupported, SystemFailure):
+            assert driver.capabilities.labels
+        else:
+            assert (root / "etc" / "motd").read_bytes() == b"hello\n"
+            driver.put(TOP)
+        driver.create_read_write(OTHER, BASE, options=CreateOptions(label=label))
+        assert driver.mounted(TOP) == 0
+        assert mounts_below(place.home) == mounts_below(place.runroot) == []
+
+    def test_an_open_file_does_not_hold_up_the_last_put(
+        self, driver: Driver, pair: None, place: Place
+    ) -> None:
+        """A stray process of a container must not. What it holds may keep the layer from being removed,
+        but then says so, and no longer than it is held."""
+        root = driver.get(TOP)
+        with (root / "etc" / "motd").open("rb") as left:
+            driver.put(TOP)
+            assert driver.mounted(TOP) == 0
+            assert mounts_below(place.home) == mounts_below(place.runroot) == []
+            assert left.read() == b"hello\n"
+            with contextlib.suppress(MountBusy):
+                driver.remove(TOP)
+        driver.remove(TOP)
+        assert not driver.exists(TOP)
 
     def test_describing_mounts_makes_none(self, driver: Driver, pair: None, place: Place) -> None:
         driver.mounts(TOP)

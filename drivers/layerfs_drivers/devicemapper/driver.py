@@ -1,0 +1,250 @@
+"""The devicemapper driver itself.
+
+Runroot, besides what the pool keeps there::
+
+    mounts/<id>/          where a layer in use is mounted
+    counts/<id>           how often
+
+A filled layer is mounted with a read-only file system. One that can be written is mounted with a writable
+one also where it is only read, by mounts that are read-only themselves: the kernel gives a file system to
+all who mount its device alike, or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from layerfs.driver import (
+    NO_OPTIONS,
+    Capabilities,
+    CopyOnWrite,
+    CreateOptions,
+    Mount,
+    Usage,
+)
+from layerfs.errors import MountBusy, MountFailed, NotSupported, ReadOnly, translated
+from layerfs.ids import GraphID, parse_graph_id
+from layerfs.linux.clock import wait_for_tick
+from layerfs.linux.mount import perform, release
+from layerfs.mountcount import MountCount
+from layerfs.naivediff import NaiveDiff
+from layerfs.values import frozen
+from layerfs_drivers.devicemapper import _filesystem
+from layerfs_drivers.devicemapper._block import find_mapped, node
+from layerfs_drivers.devicemapper._dmsetup import Dmsetup
+from layerfs_drivers.devicemapper._filesystem import FILE_SYSTEMS, FileSystem
+from layerfs_drivers.devicemapper._journal import Device
+from layerfs_drivers.devicemapper._pool import METADATA_BLOCK, Pool
+
+_NO_INODE_LIMIT = "the number of inodes is that of the file system, made with the base"
+
+
+@frozen
+class DeviceMapperDriver:
+    """A :class:`layerfs.driver.ProtoDriver` upon a thin pool."""
+
+    pool: Pool
+    name: str = "devicemapper"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            copy_on_write=CopyOnWrite.BLOCK,
+            size_limit=True,
+            no_limits_because=f"{_NO_INODE_LIMIT}; use overlay with project quota to limit inodes",
+        )
+
+    # Layers come and go
+
+    def create(self, id: GraphID, parent: GraphID | None, /) -> None:
+        with self._writing(f"create layer {id}"):
+            self.pool.create(parse_graph_id(id), parent, read_only=True)
+        wait_for_tick()  # from now on a change has another time than what was there already
+
+    def create_read_write(
+        self, id: GraphID, parent: GraphID | None, /, *, options: CreateOptions = NO_OPTIONS
+    ) -> None:
+        if options.inodes is not None:
+            raise NotSupported(
+                f"cannot limit the inodes of layer {id}: {_NO_INODE_LIMIT}", hint="use overlay"
+            )
+        with self._writing(f"create layer {id}"):
+            self.pool.create(parse_graph_id(id), parent, read_only=False, size=options.size)
+        wait_for_tick()
+
+    def remove(self, id: GraphID, /) -> None:
+        with self._writing(f"remove layer {id}"):
+            target = self._target(id)
+            with self._counts.unused(id, target):
+                release(target)
+                self.pool.remove(id)
+
+    def exists(self, id: GraphID, /) -> bool:
+        device = self.pool.journal.device(parse_graph_id(id))
+        return device is not None and device.state == "ready"
+
+    def ids(self) -> Iterator[GraphID]:
+        return iter([GraphID(layer) for layer in self.pool.journal.layers()])
+
+    # Mounts
+
+    def mounts(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Sequence[Mount]:
+        """One mount of the layer's device, which is made active and stays so until ``put`` or ``remove``: a
+        mount of a device that is not there cannot be described to anybody."""
+        device = self.pool.require(parse_graph_id(id))
+        if not read_only:
+            self._refuse_when_read_only(f"mount layer {id} writable")
+        with translated(f"activate layer {id}"):
+            source = self.pool.describe(device)
+        options = ("ro",) if read_only or device.filled else ()
+        return [Mount(self._fs.name, str(source), (*self._fs.options, *options))]
+
+    def get(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Path:
+        target = self._target(id)
+        device = self.pool.require(id)
+        if not read_only:
+            self._refuse_when_read_only(f"mount layer {id} writable")
+        read_only = read_only or device.filled
+        with translated(f"mount layer {id}"):
+            self._counts.get(id, target, lambda: self._mount(device, target, read_only), read_only=read_only)
+        return target
+
+    def put(self, id: GraphID, /) -> None:
+        target = self._target(id)
+        with translated(f"unmount layer {id}"):
+            self._counts.put(id, target, lambda: release(target))
+            device = self.pool.journal.device(id)
+            if device is not None and not self.mounted(id):
+                self.pool.give_back(device)
+
+    def mounted(self, id: GraphID, /) -> int:
+        return self._counts.count(parse_graph_id(id))
+
+    def _mount(self, device: Device, target: Path, read_only: bool) -> None:
+        fs = self._fs
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            with self.pool.held(device) as source:
+                options = (*fs.options, *self._how(device, read_only))
+                _filesystem.patiently(lambda: perform(fs.name, str(source), options, target))
+            self._never_wait(target)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                target.rmdir()
+            what = f"cannot mount layer {device.layer} at {target}: {error.strerror}"
+            if error.errno == errno.EBUSY:
+                hint = "somebody has mounted its device in the other mode, read-only or writable"
+                raise MountBusy(what, hint=hint) from error
+            raise MountFailed(what, errno=error.errno or 0) from error
+
+    @contextlib.contextmanager
+    def view(self, id: GraphID, read_only: bool) -> Iterator[Path]:
+        """How :class:`NaiveDiff` sees a layer: by a mount that is nowhere in the tree, with whose end the
+        device goes, even if this process is killed. A read-only layer filled so never changes again."""
+        device = self.pool.require(parse_graph_id(id))
+        if not read_only:
+            self._refuse_when_read_only(f"fill layer {id}")
+        with self.pool.held(device) as source:
+            fd = _filesystem.mount(self._fs, source, *self._how(device, read_only))
+        try:
+            root = Path(f"/proc/self/fd/{fd}")
+            self._never_wait(root)
+            yield root
+        finally:
+            os.close(fd)
+        if device.read_only and not read_only:
+            self.pool.journal.fill(device.id)
+
+    def _how(self, device: Device, read_only: bool) -> tuple[str, ...]:
+        if device.filled or self.pool.read_only:
+            return ("ro",)
+        return ("ro=vfs",) if read_only else ()
+
+    def _never_wait(self, root: Path) -> None:
+        _filesystem.never_wait_for_space(self._fs, root)
+
+    # Facts
+
+    def usage(self, id: GraphID, /) -> Usage:
+        device = self.pool.require(parse_graph_id(id))
+        parent = None if device.parent is None else GraphID(device.parent)
+        return NaiveDiff(self, self.view).changed_usage(id, parent)
+
+    def flush(self) -> None:
+        """Layers are unmounted when they are filled, which writes their file systems out to the pool. What
+        is mounted is written out now; then the pool brings all it was given to the disk."""
+        from layerfs.linux.mountinfo import mounts_below
+        from layerfs.linux.syncfs import syncfs
+
+        row = self.pool.row
+        with self._writing(f"flush pool {row.name}"):
+            for entry in mounts_below(self.pool.runroot / "mounts"):
+                syncfs(os.fsdecode(entry.mount_point))
+            self.pool.flush()
+
+    def metadata(self, id: GraphID, /) -> Mapping[str, str]:
+        """The device by its name and number in the pool; it is there while the layer is mounted, or after
+        ``mounts`` was asked for."""
+        device = self.pool.require(parse_graph_id(id))
+        row = self.pool.row
+        name = row.device_name(device.id)
+        return {
+            "device": str(node(name)),
+            "active": "yes" if find_mapped(name) is not None else "no",
+            "pool": row.name,
+            "device id": str(device.id),
+            "size": str(device.size),
+            "file system": row.fs,
+            "merged": str(self._target(id)),
+        }
+
+    def status(self) -> Mapping[str, str]:
+        row = self.pool.row
+        status = Dmsetup().status(row.name)
+        base = self.pool.journal.base()
+        facts = {
+            "pool": row.name,
+            "backing": f"loop files in {self.pool.home}" if row.loop else "a pool given by name",
+            "file system": row.fs,
+            "base size": str(base.size if base is not None else 0),
+            "data used": f"{status.data_used * row.block_size} of {status.data_total * row.block_size}",
+            "metadata used": f"{status.metadata_used * METADATA_BLOCK} of "
+            f"{status.metadata_total * METADATA_BLOCK}",
+            "kept free": f"{self.pool.min_free}%",
+            "mode": status.mode + (", needs a check" if status.needs_check else ""),
+            "transaction id": str(status.transaction_id),
+            "native diff": "no: two file systems are compared",
+        }
+        if row.loop:
+            facts["warning"] = (
+                "the pool lies on loop files: for trial use; give it a real one with devicemapper.pool"
+            )
+        return facts
+
+    def cleanup(self) -> None:
+        """Nothing is held between calls."""
+
+    @property
+    def _fs(self) -> FileSystem:
+        return FILE_SYSTEMS[self.pool.row.fs]
+
+    @property
+    def _counts(self) -> MountCount:
+        return MountCount(self.pool.runroot / "counts")
+
+    def _target(self, id: GraphID) -> Path:
+        return self.pool.runroot / "mounts" / parse_graph_id(id)
+
+    def _refuse_when_read_only(self, doing: str) -> None:
+        if self.pool.read_only:
+            raise ReadOnly(f"cannot {doing}: {self.pool.home} is opened read-only", errno=errno.EROFS)
+
+    @contextlib.contextmanager
+    def _writing(self, doing: str) -> Iterator[None]:
+        self._refuse_when_read_only(doing)
+        with translated(doing):
+            yield

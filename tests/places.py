@@ -1,0 +1,46 @@
+"""Where a store of each driver can be, for tests of the whole."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from tests.filesystems import file_system
+from tests.require import need
+
+
+@attrs.frozen
+class Place:
+    base: Path
+    """Room for the store and its runroot."""
+    options: dict[str, str] = attrs.field(factory=dict)
+    """What the driver must be told."""
+
+
+@contextlib.contextmanager
+def place_for(driver: str, scratch: Path) -> Iterator[Place]:
+    """A place for a store of ``driver``, by preference ``scratch``; skips where the machine has none.
+
+    zfs: in the pool that the fixture ``zpool`` makes."""
+    need.root()
+    if driver == "overlay":
+        need.overlay(scratch)
+    if driver == "btrfs":
+        with file_system("btrfs", size=4 << 30) as root:
+            yield Place(root)
+    elif driver == "zfs":
+        from tests import zfskit
+
+        with zfskit.dataset("store") as dataset:
+            yield Place(scratch, {"zfs.dataset": dataset})
+    elif driver == "devicemapper":
+        from tests.thinkit import detached_afterwards
+
+        sizes = {"basesize": "1G", "loopdatasize": "8G", "min_free": "1%"}
+        with detached_afterwards(scratch / "store" / driver):
+            yield Place(scratch, {f"{driver}.{name}": value for name, value in sizes.items()})
+    else:
+        yield Place(scratch)

@@ -1,0 +1,71 @@
+"""The drivers that properties are held against, each with what it stands upon. Add a driver: add a line."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from layerfs.driver import Driver, DriverInfo
+from layerfs.linux.removetree import remove_tree
+from layerfs.testing.memory import MemoryDriver
+from layerfs_drivers import btrfs, overlay, vfs
+from tests.filesystems import file_system
+from tests.require import need
+
+Fresh = Callable[[], AbstractContextManager[Driver]]
+"""A driver upon a fresh home, once for each example. Nothing of it is left after the block."""
+
+
+@contextlib.contextmanager
+def _vfs() -> Iterator[Fresh]:
+    need.root()
+    yield lambda: _upon_directory(vfs.DRIVER)
+
+
+@contextlib.contextmanager
+def _overlay() -> Iterator[Fresh]:
+    need.overlay(Path(tempfile.gettempdir()))
+    yield lambda: _upon_directory(overlay.DRIVER)
+
+
+@contextlib.contextmanager
+def _btrfs() -> Iterator[Fresh]:
+    with file_system("btrfs") as root:
+        yield lambda: _upon_directory(btrfs.DRIVER, root)
+
+
+GROUNDS: dict[str, Callable[[], AbstractContextManager[Fresh]]] = {
+    "vfs": _vfs,
+    "overlay": _overlay,
+    "btrfs": _btrfs,
+}
+"""What skips where the machine lacks it, and makes what all examples can share."""
+
+
+@contextlib.contextmanager
+def model() -> Iterator[Driver]:
+    with _scratch() as scratch:
+        yield MemoryDriver(scratch)
+
+
+@contextlib.contextmanager
+def _upon_directory(info: DriverInfo, where: Path | None = None) -> Iterator[Driver]:
+    with _scratch(where) as scratch:
+        driver = info.open(scratch / "home", scratch / "run", {})
+        try:
+            yield driver
+        finally:
+            for id in driver.ids():
+                driver.remove(id)
+
+
+@contextlib.contextmanager
+def _scratch(where: Path | None = None) -> Iterator[Path]:
+    scratch = Path(tempfile.mkdtemp(prefix="layerfs-", dir=where))
+    try:
+        yield scratch
+    finally:
+        remove_tree(scratch)
