@@ -15,9 +15,9 @@ from layerfs.archive.attributes import DEFAULT_ACL, refused, remove_xattrs, rest
 from layerfs.archive.dirfds import DirectoryFds
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.layertree import Directory, directories, path_of
+from layerfs.archive.marks import marks_of
+from layerfs.archive.mergedtree import MergedTree
 from layerfs.archive.names import join
-from layerfs.archive.overlaymarks import Marks
-from layerfs.archive.overlaytree import OverlayTree
 from layerfs.archive.whiteout import OPAQUE, OPAQUE_VALUE, PREFIX, WhiteoutFormat, unescape_xattr
 from layerfs.linux.removetree import remove_at
 from layerfs.linux.xattr import read_all
@@ -25,7 +25,7 @@ from layerfs.linux.xattr import read_all
 
 def settle(top: Directory, fds: DirectoryFds, whiteouts: WhiteoutFormat, lower: Sequence[Path]) -> None:
     """Finish the tree below ``top``. Errors name the directory."""
-    below = OverlayTree(lower, Marks(whiteouts)) if lower and whiteouts.is_overlay else None
+    below = MergedTree(lower, marks_of(whiteouts)) if lower else None
     marks = _Applied(fds) if whiteouts is WhiteoutFormat.APPLY else _Kept(fds, whiteouts, below)
     attributes = _Attributes(fds, whiteouts, below)
     order = list(directories(top))
@@ -81,26 +81,30 @@ class _Applied:
 class _Kept:
     """Marks on a layer that lies apart from its parent: they become marks of the union file system."""
 
-    def __init__(self, fds: DirectoryFds, whiteouts: WhiteoutFormat, below: OverlayTree | None) -> None:
+    def __init__(self, fds: DirectoryFds, whiteouts: WhiteoutFormat, below: MergedTree | None) -> None:
         self._fds = fds
         self._whiteouts = whiteouts
         self._below = below
 
     def settle(self, directory: Directory) -> None:
-        if self._whiteouts.is_overlay and self._below is None:
+        if self._below is None:
             return
         above = directory.parent
         seen = above is None or not (above.buried or above.opaque)
-        if directory.made and seen and (directory.opaque or directory.buried):
+        if directory.made and seen and self._hides(directory, self._below):
             self._mark_opaque(directory)
         # Inside an opaque directory the kernel would show whiteouts to readdir.
         if not directory.buried and not directory.opaque:
             for name in sorted(directory.hidden):
-                if not directory.makes(name) and self._is_below(directory, name):
+                if not directory.makes(name) and self._below.lookup(join(path_of(directory), name)):
                     self._white_out(directory, name)
 
-    def _is_below(self, directory: Directory, name: bytes) -> bool:
-        return self._below is None or self._below.lookup(join(path_of(directory), name)) is not None
+    def _hides(self, directory: Directory, below: MergedTree) -> bool:
+        if directory.opaque or directory.buried or self._whiteouts.is_overlay:
+            return directory.opaque or directory.buried
+        # Aufs passes over a file of that name, and would merge with a directory that lies deeper.
+        covered = below.lookup(path_of(directory))
+        return covered is not None and not covered.is_directory
 
     def _mark_opaque(self, directory: Directory) -> None:
         fd = self._fds.fd(directory)
@@ -131,7 +135,7 @@ class _Kept:
 class _Attributes:
     """Owner, mode, xattrs and times of directories, innermost first."""
 
-    def __init__(self, fds: DirectoryFds, whiteouts: WhiteoutFormat, below: OverlayTree | None) -> None:
+    def __init__(self, fds: DirectoryFds, whiteouts: WhiteoutFormat, below: MergedTree | None) -> None:
         self._fds = fds
         self._whiteouts = whiteouts
         self._below = below

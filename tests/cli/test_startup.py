@@ -16,8 +16,8 @@ loads it to translate its words."""
 
 NOT_OURS = {
     # layers in and out
-    "layerfs.archive.changes", "layerfs.archive.compression", "layerfs.archive.overlaydiff",
-    "layerfs.archive.overlaytree", "layerfs.archive.pack", "layerfs.archive.reader", "layerfs.archive.split",
+    "layerfs.archive.changes", "layerfs.archive.compression", "layerfs.archive.upperdiff",
+    "layerfs.archive.mergedtree", "layerfs.archive.pack", "layerfs.archive.reader", "layerfs.archive.split",
     "layerfs.archive.unpack", "layerfs.archive.writer", "layerfs.image", "layerfs.linux.copytree",
     "layerfs.linux.command", "layerfs.linux.loop", "layerfs.linux.quota", "layerfs.linux.removetree",
     "layerfs.linux.zfsfuse",

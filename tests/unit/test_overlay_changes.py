@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layerfs.archive.changes import Change, ChangeKind, walk_changes
-from layerfs.archive.overlaydiff import upper_changes, upper_diff
 from layerfs.archive.pack import pack
+from layerfs.archive.upperdiff import upper_changes, upper_diff
 from layerfs.archive.whiteout import WhiteoutFormat
 from layerfs.errors import NotSupported
 from layerfs.linux.mount import perform, umount
@@ -102,7 +102,7 @@ def listed_directories(code: str, driver: OverlayDriver) -> list[str]:
     script = f"""
 import os, sys
 from pathlib import Path
-import layerfs.archive.overlaydiff
+import layerfs.archive.upperdiff
 from layerfs_drivers.overlay.driver import OverlayDriver
 
 home, runroot = {str(driver.layout.home)!r}, {str(driver.layout.runroot)!r}

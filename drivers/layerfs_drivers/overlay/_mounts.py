@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from layerfs.archive.overlaymarks import Marks
+from layerfs.archive.marks import Marks, until_opaque
 from layerfs.driver import Mount
 from layerfs.ids import GraphID
 from layerfs.linux.mount import escape_lower
@@ -62,11 +61,3 @@ def stack(layout: Layout, id: GraphID, marks: Marks, *, read_only: bool) -> Stac
     hides_all = marks.is_opaque(bytes(layout.diff(id)))
     lower = [] if hides_all else until_opaque(below, marks)
     return Stack(tuple(lower) or (layout.empty,), layout.diff(id), layout.work(id))
-
-
-def until_opaque(layers: Sequence[Path], marks: Marks) -> list[Path]:
-    """``layers`` down to the first whose root is opaque: overlay itself does not look for the mark there."""
-    for number, layer in enumerate(layers, 1):
-        if marks.is_opaque(bytes(layer)):
-            return list(layers[:number])
-    return list(layers)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from layerfs.archive.overlaymarks import Marks
+from layerfs.archive.marks import Marks, marks_of
 from layerfs.archive.whiteout import WhiteoutFormat
 from layerfs.driver import (
     NO_OPTIONS,
@@ -106,7 +106,7 @@ class OverlayDriver:
         self._create(id, parent, options)
 
     def _create(self, id: GraphID, parent: GraphID | None, options: CreateOptions) -> None:
-        from layerfs_drivers.overlay._root import make_root
+        from layerfs.archive.layerroot import make_root
 
         with self._writing(f"create layer {id}"):
             below = [] if parent is None else [parent, *self.layout.ancestors(parent)]
@@ -193,19 +193,19 @@ class OverlayDriver:
     # Changes
 
     def changes(self, id: GraphID, parent: GraphID | None, /) -> Iterator[Change]:
-        from layerfs.archive.overlaydiff import upper_changes
+        from layerfs.archive.upperdiff import upper_changes
 
         with translated(f"compare layer {id} with its parent"):
             return iter(upper_changes(self.layout.diff(id), self._below(id), whiteouts=self.format))
 
     def diff(self, id: GraphID, parent: GraphID | None, /) -> BinaryIO:
-        from layerfs.archive.overlaydiff import upper_diff
+        from layerfs.archive.upperdiff import upper_diff
 
         with translated(f"pack layer {id}"):
             return upper_diff(self.layout.diff(id), self._below(id), whiteouts=self.format)
 
     def diff_size(self, id: GraphID, parent: GraphID | None, /) -> int:
-        from layerfs.archive.overlaydiff import upper_diff_size
+        from layerfs.archive.upperdiff import upper_diff_size
 
         with translated(f"measure the changes of layer {id}"):
             return upper_diff_size(self.layout.diff(id), self._below(id), whiteouts=self.format)
@@ -300,7 +300,7 @@ class OverlayDriver:
 
     @property
     def _marks(self) -> Marks:
-        return Marks(self.format)
+        return marks_of(self.format)
 
     def _refuse_when_read_only(self, doing: str) -> None:
         if self.read_only:
