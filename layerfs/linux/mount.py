@@ -1,6 +1,6 @@
 """Mounting and unmounting. The single place where a mount that a driver described is carried out.
 
-A mount is described by a file system type, a source and options, as mount(8) has them. Four kinds:
+A mount is described by a file system type, a source and options, as mount(8) has them. The kinds:
 
 ``overlay``
     ``lowerdir``, ``upperdir`` and ``workdir`` hold escaped paths (:func:`escape_lower`). Every depth
@@ -8,6 +8,8 @@ A mount is described by a file system type, a source and options, as mount(8) ha
 ``bind``
     Options ``bind`` or ``rbind``; further ones (``ro``, ``nodev``, ...) apply to the new mount and,
     with ``rbind``, to all below it. Linux 5.12 for the further ones.
+``aufs``
+    The option ``br:`` may have more branches than one call takes (:mod:`~layerfs.linux.aufs`).
 ``zfs``
     By zfs-fuse where the kernel has no ZFS and that is running.
 anything else
@@ -65,6 +67,7 @@ _FLAGS = {
     "noexec": (0x8, 0x8),
     "noatime": (0x400, 0x10),
     "relatime": (0x200000, 0),
+    "remount": (0x20, 0),
 }
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
@@ -104,6 +107,8 @@ def perform(fstype: str, source: str, options: Sequence[str], target: Path) -> N
         _mount_overlay(source, options, target)
     elif fstype == "bind":
         _mount_bind(source, options, target)
+    elif fstype == "aufs":
+        _mount_aufs(source, options, target)
     elif fstype == "zfs" and _by_zfs_fuse(source, options, target):
         pass
     elif "ro=vfs" in options:
@@ -114,6 +119,19 @@ def perform(fstype: str, source: str, options: Sequence[str], target: Path) -> N
             os.close(mount)
     else:
         _mount_old(fstype, source, options, target)
+
+
+def _mount_aufs(source: str, options: Sequence[str], target: Path) -> None:
+    from layerfs.linux import aufs  # no other mount needs it
+
+    first, *remounts = aufs.steps(options, os.sysconf("SC_PAGESIZE"))
+    _mount_old("aufs", source, first, target)
+    try:
+        for step in remounts:
+            _mount_old("aufs", source, step, target)
+    except BaseException:
+        umount(target, lazy=True)
+        raise
 
 
 def _by_zfs_fuse(source: str, options: Sequence[str], target: Path) -> bool:

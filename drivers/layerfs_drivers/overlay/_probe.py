@@ -6,21 +6,17 @@ which a file and a directory are deleted and made again. Only then is the reason
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from layerfs.archive.whiteout import WhiteoutFormat
 from layerfs.errors import NotSupported
+from layerfs.linux.backing import file_system, nearest, scratch
 from layerfs.linux.mount import perform_all, umount
 from layerfs.linux.mountinfo import is_mount
-from layerfs.linux.removetree import remove_tree
 from layerfs.linux.userns import has_capability, in_user_namespace
-from layerfs_drivers.overlay._backing import file_system, nearest
 from layerfs_drivers.overlay._mounts import Stack
 
 _NO_UPPER = {"aufs", "ecryptfs", "fuse", "nfs", "nfs4", "overlay", "vfat"}
@@ -38,22 +34,8 @@ def probe(home: Path) -> None:
     if not has_capability("CAP_SYS_ADMIN"):
         raise NotSupported("overlay needs the right to mount (CAP_SYS_ADMIN)", hint=_BE_ROOT)
     place = nearest(home)
-    with _scratch(place) as scratch:
-        _Trial(scratch, place).run()
-
-
-@contextlib.contextmanager
-def _scratch(place: Path) -> Iterator[Path]:
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=".layerfs-probe-", dir=place))
-    except OSError as error:
-        raise NotSupported(
-            f"overlay cannot be tried in {place}: {error.strerror}", hint="choose a root that can be written"
-        ) from error
-    try:
-        yield scratch
-    finally:
-        remove_tree(scratch)
+    with scratch(place, "overlay") as directory:
+        _Trial(directory, place).run()
 
 
 class _Trial:

@@ -27,15 +27,14 @@ from layerfs.driver import (
 from layerfs.errors import (
     DepthExceeded,
     MountBusy,
-    MountFailed,
     ReadOnly,
     translated,
 )
 from layerfs.ids import GraphID, parse_graph_id
-from layerfs.linux.mount import perform_all, release, takes_single_layers
+from layerfs.linux.mount import release, takes_single_layers
 from layerfs.linux.mountinfo import holders, mounts_below
 from layerfs.linux.userns import in_user_namespace
-from layerfs.mountcount import MountCount
+from layerfs.mountcount import MountCount, mount_layer
 from layerfs.values import frozen
 from layerfs_drivers.overlay._layout import Layout
 from layerfs_drivers.overlay._mounts import MOST_LAYERS, Stack, stack
@@ -172,7 +171,9 @@ class OverlayDriver:
         with translated(f"mount layer {id}"):
             stacked = self._stack(id, read_only=read_only)
             mount = self._mount(stacked, label if _takes_labels() else "")
-            self._counts.get(id, target, lambda: _perform(id, mount, target), read_only=stacked.upper is None)
+            self._counts.get(
+                id, target, lambda: mount_layer(id, [mount], target), read_only=stacked.upper is None
+            )
         return target
 
     def put(self, id: GraphID, /) -> None:
@@ -271,7 +272,7 @@ class OverlayDriver:
             return {key: value for key, value in facts.items() if value}
 
     def status(self) -> Mapping[str, str]:
-        from layerfs_drivers.overlay._backing import file_system
+        from layerfs.linux.backing import file_system
 
         user = self.format is WhiteoutFormat.OVERLAY_USER
         backing = file_system(self.layout.home)
@@ -315,16 +316,3 @@ class OverlayDriver:
 
 def _takes_labels() -> bool:
     return os.path.exists("/sys/fs/selinux/enforce")
-
-
-def _perform(id: GraphID, mount: Mount, target: Path) -> None:
-    target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        perform_all([mount], target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            target.rmdir()
-        about = f" ({error.filename})" if error.filename not in (None, str(target)) else ""
-        raise MountFailed(
-            f"cannot mount layer {id} at {target}: {error.strerror}{about}", errno=error.errno or 0
-        ) from error
