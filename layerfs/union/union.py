@@ -6,13 +6,30 @@ Files and directories go by node ids, open files by file descriptors, both as FU
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from layerfs.linux.fallocate import fallocate
+from layerfs.linux.syncfs import syncfs
+from layerfs.linux.syscall import failure
 from layerfs.union.attributes import Attributes, Caller, Changes
+from layerfs.union.branches import Branches
+from layerfs.union.change import Change
+from layerfs.union.copyup import CopyUp
 from layerfs.union.dialect import Dialect
+from layerfs.union.handles import Directories, DirectoryEntry, Files
+from layerfs.union.make import Make
+from layerfs.union.nodes import File, Node
+from layerfs.union.overlay import Overlay
+from layerfs.union.remove import Remove
+from layerfs.union.rename import Rename
+from layerfs.union.tree import Tree
+from layerfs.union.work import Work
+from layerfs.union.xattrs import Xattrs
 
 
 class Found(NamedTuple):
@@ -28,18 +45,6 @@ class Created(NamedTuple):
     id: int
     attributes: Attributes
     fh: int
-
-
-class DirectoryEntry(NamedTuple):
-    """One name of a listing."""
-
-    name: bytes
-    ino: int
-    """As st_ino will be."""
-    kind: int
-    """Type bits as ``S_IFMT`` has them."""
-    next: int
-    """The offset to go on from after this name."""
 
 
 class Union:
@@ -78,25 +83,58 @@ class Union:
         OSError for a directory that cannot be opened; ``NotSupported`` for a work directory that a volatile
         mount of the kernel left behind.
         """
-        raise NotImplementedError
+        if (upper is None) != (workdir is None):
+            raise ValueError("an upper directory needs a work directory, and the other way round")
+        self._volatile = volatile
+        dialect = dialect or Overlay()
+        branches = Branches(lower, upper)
+        work: Work | None = None
+        try:
+            if workdir is not None:
+                work = Work(workdir)
+                dialect.attach(work)
+            self._tree = tree = Tree(branches, dialect, work)
+        except BaseException:
+            branches.close()
+            if work is not None:
+                work.close()
+            raise
+        self._nodes = tree.nodes
+        self._copyup = CopyUp(tree, sync=not volatile)
+        self._change = Change(tree, self._copyup)
+        self._make = Make(tree, self._copyup)
+        self._remove = Remove(tree, self._copyup)
+        self._rename = Rename(tree, self._copyup, self._remove)
+        self._xattrs = Xattrs(tree, self._change)
+        self._files = Files(tree, self._change)
+        self._directories = Directories(tree)
 
     def close(self) -> None:
         """Close all descriptors, open handles included. Nothing is flushed: see :meth:`syncfs`."""
-        raise NotImplementedError
+        self._files.close_all()
+        self._nodes.close()
+        self._tree.branches.close()
+        if self._tree.work is not None:
+            self._tree.work.close()
 
     # Nodes
 
     def lookup(self, parent: int, name: bytes) -> Found:
         """ENOENT: no such name; ENOTDIR; ENAMETOOLONG."""
-        raise NotImplementedError
+        found = self._tree.look(self._tree.directory(parent), name)
+        if found is None:
+            raise failure(errno.ENOENT, name)
+        return self._counted(*found)
 
     def forget(self, id: int, lookups: int = 1) -> None:
         """Never fails, whatever the id."""
-        raise NotImplementedError
+        self._nodes.forget(id, lookups)
+        while self._nodes.dropped:
+            self._tree.branches.forget(self._nodes.dropped.pop())
 
     def getattr(self, id: int) -> Attributes:
         """Also of a file that is open and deleted: its ``nlink`` is 0."""
-        raise NotImplementedError
+        return self._tree.attributes(self._tree.node(id))
 
     def setattr(self, id: int, changes: Changes) -> Attributes:
         """chmod, chown, truncate and utimensat in one, in the order size, owner, mode, times.
@@ -105,46 +143,57 @@ class Union:
         ``mode`` sets them again. EISDIR: the size of a directory; EINVAL: of anything else that is no file.
         EOPNOTSUPP: the mode of a symbolic link.
         """
-        raise NotImplementedError
+        node = self._tree.node(id)
+        self._change.change(node, changes)
+        return self._tree.attributes(node)
 
     def clear_privileges(self, id: int) -> None:
         """Clear setuid, and setgid of what its group may execute: for a server that has agreed to do so
         itself upon a write or truncation by a stranger (``FUSE_HANDLE_KILLPRIV_V2``). The kernel that does
         it by itself needs no such call. File capabilities go with the write itself."""
-        raise NotImplementedError
+        self._change.clear_privileges(self._tree.node(id))
 
     def readlink(self, id: int) -> bytes:
         """EINVAL: not a symbolic link."""
-        raise NotImplementedError
+        node = self._tree.node(id)
+        if not isinstance(node, File) or node.kind != stat.S_IFLNK:
+            raise failure(errno.EINVAL)
+        if node.held is not None:
+            return os.readlink(b"", dir_fd=node.held)
+        spot = self._tree.spot(node)
+        return os.readlink(spot.name, dir_fd=spot.dir_fd)
 
     def access(self, id: int, mask: int) -> None:
         """Only what the union itself knows: EROFS for ``W_OK`` without an upper branch."""
-        raise NotImplementedError
+        self._tree.node(id)
+        if mask & os.W_OK and self._tree.work is None:
+            raise failure(errno.EROFS)
 
     # Names
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Found:
         """``mode``: type and permission bits. EPERM: a 0/0 character device, which would be a whiteout."""
-        raise NotImplementedError
+        return self._counted(*self._make.special(self._tree.directory(parent), name, mode, rdev, caller))
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Found:
-        raise NotImplementedError
+        return self._counted(*self._make.directory(self._tree.directory(parent), name, mode, caller))
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Found:
-        raise NotImplementedError
+        return self._counted(*self._make.symlink(self._tree.directory(parent), name, target, caller))
 
     def link(self, id: int, parent: int, name: bytes) -> Found:
         """A further name for a file: the same id comes back. EPERM: a directory; ENOENT: it has no name any
         more."""
-        raise NotImplementedError
+        node = self._tree.node(id)
+        return self._counted(node, self._make.link(node, self._tree.directory(parent), name))
 
     def unlink(self, parent: int, name: bytes) -> None:
         """EISDIR: a directory."""
-        raise NotImplementedError
+        self._remove.unlink(self._tree.directory(parent), name)
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """ENOTEMPTY; ENOTDIR."""
-        raise NotImplementedError
+        self._remove.rmdir(self._tree.directory(parent), name)
 
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> None:
         """``flags``: 0, ``RENAME_NOREPLACE`` or ``RENAME_EXCHANGE``; others are EINVAL.
@@ -152,7 +201,8 @@ class Union:
         EXDEV: a directory that a lower branch has a part of cannot be moved, as with overlayfs without
         ``redirect_dir``; mv(1) copies it then.
         """
-        raise NotImplementedError
+        tree = self._tree
+        self._rename.rename((tree.directory(parent), name), (tree.directory(new_parent), new_name), flags)
 
     # Files
 
@@ -160,39 +210,43 @@ class Union:
         """A handle. ``flags``: those of open(2) that reach a file system; ``O_TRUNC`` truncates.
 
         Opening for writing copies up, and the handle can be read also when ``O_WRONLY`` is asked for
-        (writeback caches read). ``O_APPEND`` and ``O_DIRECT`` are left out: appending is the caller's to place.
+        (writeback caches read). ``O_APPEND`` and ``O_DIRECT`` are left out: the caller places what is
+        appended.
         EISDIR; ELOOP: a symbolic link.
         """
-        raise NotImplementedError
+        return self._files.open(self._tree.node(id), flags)
 
     def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> Created:
         """A new file and a handle of it, as by :meth:`open`. EEXIST: there is such a name."""
-        raise NotImplementedError
+        node, status, fh = self._make.file(self._tree.directory(parent), name, mode, caller)
+        self._files.add(node, fh)
+        return Created(*self._counted(node, status), fh)
 
     def release(self, fh: int) -> None:
         """Close a handle."""
-        raise NotImplementedError
+        self._files.close(fh)
 
     def flush(self, fh: int) -> None:
         """For each close(2) of the file; errors of the real file system that only its close tells."""
-        raise NotImplementedError
+        os.close(os.dup(fh))
 
     def fsync(self, fh: int, *, datasync: bool = False) -> None:
-        raise NotImplementedError
+        if not self._volatile:
+            (os.fdatasync if datasync else os.fsync)(fh)
 
     def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
-        """fallocate(2), ``mode`` with its ``FALLOC_FL_*``. EBADF: opened for reading."""
-        raise NotImplementedError
+        """fallocate(2), ``mode`` with its ``FALLOC_FL_*``."""
+        fallocate(fh, mode, offset, length)
 
     def seek(self, fh: int, offset: int, whence: int) -> int:
         """``SEEK_DATA`` and ``SEEK_HOLE``. ENXIO: nothing of that after ``offset``."""
-        raise NotImplementedError
+        return os.lseek(fh, offset, whence)
 
     # Directories
 
     def opendir(self, id: int) -> int:
         """A handle of a directory: a number, no descriptor, and not among those of files."""
-        raise NotImplementedError
+        return self._directories.open(self._tree.directory(id))
 
     def readdir(self, dh: int, offset: int = 0) -> Iterator[DirectoryEntry]:
         """The names from ``offset`` on: 0, or ``next`` of the last entry that was taken. ``.`` and ``..``
@@ -202,37 +256,47 @@ class Union:
         given. No file is asked for its status: whoever wants attributes (readdirplus) calls :meth:`lookup`
         for each name that he hands on, which then costs one stat, and leaves out what is ENOENT by now.
         """
-        raise NotImplementedError
+        return self._directories.read(dh, offset)
 
     def releasedir(self, dh: int) -> None:
-        raise NotImplementedError
+        self._directories.close(dh)
 
     def fsyncdir(self, dh: int, *, datasync: bool = False) -> None:
-        raise NotImplementedError
+        directory = self._directories.directory(dh)
+        if not self._volatile and not directory.dead and self._tree.is_up(directory):
+            (os.fdatasync if datasync else os.fsync)(self._tree.branches.fd(directory, 0))
 
     # Extended attributes
 
     def getxattr(self, id: int, name: bytes) -> bytes:
         """ENODATA: there is none, or it is the union's own. ``system.posix_acl_*`` are among them."""
-        raise NotImplementedError
+        return self._xattrs.get(self._tree.node(id), name)
 
     def setxattr(self, id: int, name: bytes, value: bytes, flags: int = 0) -> None:
         """``flags``: ``XATTR_CREATE``, ``XATTR_REPLACE``."""
-        raise NotImplementedError
+        self._xattrs.set(self._tree.node(id), name, value, flags)
 
     def listxattr(self, id: int) -> list[bytes]:
-        raise NotImplementedError
+        return self._xattrs.list(self._tree.node(id))
 
     def removexattr(self, id: int, name: bytes) -> None:
         """ENODATA."""
-        raise NotImplementedError
+        self._xattrs.remove(self._tree.node(id), name)
 
     # The whole
 
     def statfs(self) -> os.statvfs_result:
         """Of the upper branch, of the topmost without one; ``f_namemax`` is that of the union."""
-        raise NotImplementedError
+        return os.fstatvfs(self._tree.branches.all[0].fd)
 
     def syncfs(self) -> None:
         """Write all of the upper branch's file system to the disk; nothing where volatile."""
-        raise NotImplementedError
+        if not self._volatile and self._tree.work is not None:
+            syncfs(b"/proc/self/fd/%d" % self._tree.work.fd)
+
+    def _counted(self, node: Node, status: os.stat_result) -> Found:
+        """One lookup more."""
+        if not self._nodes.is_known(node):
+            self._nodes.remember(node)
+        node.lookups += 1
+        return Found(node.id, self._tree.attributes(node, status))
