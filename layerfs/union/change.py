@@ -19,7 +19,7 @@ class Change:
         self._tree = tree
         self._copyup = copyup
 
-    def change(self, node: Node, changes: Changes) -> None:
+    def change(self, node: Node, changes: Changes, fh: int | None = None) -> None:
         if changes.size is not None:
             self._check_can_truncate(node)
         if changes.mode is not None and isinstance(node, File) and node.kind == stat.S_IFLNK:
@@ -27,7 +27,8 @@ class Change:
         # One byte more than is to stay: so the file system sees a change, and sets the times.
         spot = self.copied(node, size=None if changes.size is None else changes.size + 1)
         if changes.size is not None:
-            os.truncate(spot.path, changes.size)
+            # By a handle times change even if the size does not (truncate(2)).
+            os.truncate(spot.path if fh is None else fh, changes.size)
         if changes.uid is not None or changes.gid is not None:
             uid = -1 if changes.uid is None else changes.uid
             gid = -1 if changes.gid is None else changes.gid

@@ -21,6 +21,7 @@ from layerfs.union.tree import Tree
 from layerfs.union.work import Work
 
 _DEFAULT_ACL = b"system.posix_acl_default"
+_DIRECTORY_BITS = 0o1777  # mkdir(2): setgid is inherited, not asked for
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Made = tuple[Node, os.stat_result]
@@ -52,7 +53,7 @@ class Make:
     def special(self, directory: Directory, name: bytes, mode: int, rdev: int, caller: Caller) -> Made:
         """EPERM: a 0/0 character device."""
         if stat.S_ISCHR(mode) and rdev == 0:
-            self.vacant(directory, name)
+            self._check_free(directory, name)
             raise failure(errno.EPERM, name)
 
         def make(dir_fd: int, name: bytes) -> None:
@@ -61,6 +62,8 @@ class Make:
         return self._new(directory, name, mode, caller, make)
 
     def directory(self, directory: Directory, name: bytes, mode: int, caller: Caller) -> Made:
+        mode &= _DIRECTORY_BITS
+
         def make(dir_fd: int, name: bytes) -> None:
             os.mkdir(name, mode, dir_fd=dir_fd)
 
@@ -74,12 +77,13 @@ class Make:
 
     def link(self, file: Node, directory: Directory, name: bytes) -> os.stat_result:
         tree, copyup = self._tree, self._copyup
-        dir_fd, marked = self.vacant(directory, name)
+        self._check_free(directory, name)
         if not isinstance(file, File):
             raise failure(errno.EPERM, name)
-        if not file.places and file.held is None:
+        if not file.places and not tree.attributes(file).nlink:
             raise failure(errno.ENOENT, name)
         copyup.file(file)
+        dir_fd, marked = self._prepare(directory, name)
         source = tree.spot(file)
 
         def link(dir_fd: int, name: bytes) -> None:
@@ -100,26 +104,29 @@ class Make:
         tree.entered(directory, name, status)
         return status
 
-    def vacant(self, directory: Directory, name: bytes) -> tuple[int, bool]:
-        """See that the name is free, and have the directory in the upper branch: a descriptor of it, and
-        whether a whiteout is in the way."""
-        tree = self._tree
+    def _check_free(self, directory: Directory, name: bytes) -> None:
+        dialect = self._tree.dialect
         if directory.dead:
             raise failure(errno.ENOENT, name)
-        if tree.find(directory, name) is not None:
+        if self._tree.find(directory, name) is not None:
             raise failure(errno.EEXIST, name)
-        if tree.dialect.is_reserved(name):
+        if dialect.is_reserved(name):
             raise failure(errno.EPERM, name)
-        if len(name) > tree.dialect.name_max:
+        if len(name) > dialect.name_max:
             raise failure(errno.ENAMETOOLONG, name)
+
+    def _prepare(self, directory: Directory, name: bytes) -> tuple[int, bool]:
+        """Have the directory in the upper branch: a descriptor of it, and whether a whiteout of the name is
+        in the way."""
         dir_fd = self._copyup.directory(directory)
-        return dir_fd, not directory.clean and tree.dialect.find(dir_fd, name).hides
+        return dir_fd, not directory.clean and self._tree.dialect.find(dir_fd, name).hides
 
     def _new(
         self, directory: Directory, name: bytes, mode: int, caller: Caller, make: Callable[[int, bytes], None]
     ) -> Made:
         tree = self._tree
-        dir_fd, marked = self.vacant(directory, name)
+        self._check_free(directory, name)
+        dir_fd, marked = self._prepare(directory, name)
         heritage = self._heritage(directory, dir_fd)
         if marked:
             status = self._make_over_mark(dir_fd, name, mode, caller, heritage, make)

@@ -36,9 +36,9 @@ class Remove:
         removed = self._existing(directory, name)
         if not is_directory(removed):
             raise failure(errno.ENOTDIR, name)
-        dir_fd = self._copyup.directory(directory)
         if tree.listing(removed):
             raise failure(errno.ENOTEMPTY, name)
+        dir_fd = self._copyup.directory(directory)
         kind = stat.S_IFDIR if tree.is_up(removed) else 0
         last = tree.status(removed)
         tree.dialect.take(dir_fd, name, kind=kind, whiteout=tree.shows_below(directory, name))

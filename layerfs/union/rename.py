@@ -20,8 +20,6 @@ class Rename:
 
     def rename(self, old: Place, new: Place, flags: int) -> None:
         tree = self._tree
-        if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
-            raise failure(errno.EINVAL)
         exchange = flags == RENAME_EXCHANGE
         moved = tree.find(*old)
         if moved is None:
@@ -39,13 +37,15 @@ class Rename:
             raise failure(errno.EINVAL if exchange else errno.ENOTEMPTY, new[1])
         if target is None:
             self._check_new_name(*new)
-        elif _are_one(moved, target, old, new):
+        elif old == new or _are_one(moved, target):
             return
         elif not exchange:
             if is_directory(moved) and not is_directory(target):
                 raise failure(errno.ENOTDIR, new[1])
             if is_directory(target) and not is_directory(moved):
                 raise failure(errno.EISDIR, new[1])
+        if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
+            raise failure(errno.EINVAL)
         self._check_can_move(moved)
         if exchange and target is not None:
             self._check_can_move(target)
@@ -138,6 +138,13 @@ def _is_within(directory: Directory, node: Node) -> bool:
     return False
 
 
-def _are_one(moved: Node, target: Node, old: Place, new: Place) -> bool:
-    """The same name, or two hard links of one file: nothing happens."""
-    return moved is target or (old[0] is new[0] and old[1] == new[1])
+def _are_one(moved: Node, target: Node) -> bool:
+    """Hard links of one file: nothing happens."""
+    if moved is target:
+        return True
+    return (
+        isinstance(moved, File)
+        and isinstance(target, File)
+        and moved.key is not None
+        and moved.key == target.key
+    )

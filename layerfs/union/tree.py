@@ -57,9 +57,9 @@ class Tree:
             layers.append(position)
             if self.dialect.is_opaque(branch.fd, b"."):
                 break
-        root = Directory(self.nodes.new_id(), None, b"", tuple(layers), 0)
-        root.number = self._number_of_directory(layers, os.fstat(self.branches.all[layers[0]].fd), None, b"")
-        return root
+        top = os.fstat(self.branches.all[0].fd)
+        number = self.numbers.of(top.st_dev, top.st_ino)
+        return Directory(self.nodes.new_id(), None, b"", tuple(layers), number)
 
     # By id
 
@@ -162,14 +162,11 @@ class Tree:
         return File(self.nodes.new_id(), (directory, name), branch, kind, number, key, origin=origin)
 
     def _number_of_directory(
-        self, layers: list[int], top: os.stat_result, parent: Directory | None, name: bytes
+        self, layers: list[int], top: os.stat_result, parent: Directory, name: bytes
     ) -> int:
         """That of the topmost lower branch, which stays when the directory is copied up."""
         if layers[0] < self._first_lower and len(layers) > 1:
-            if parent is None:
-                top = os.fstat(self.branches.all[layers[1]].fd)
-            else:
-                top = os.stat(name, dir_fd=self.branches.fd(parent, layers[1]), follow_symlinks=False)
+            top = os.stat(name, dir_fd=self.branches.fd(parent, layers[1]), follow_symlinks=False)
         return self.numbers.of(top.st_dev, top.st_ino)
 
     def is_impure(self, directory: Directory) -> bool:

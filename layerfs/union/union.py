@@ -136,15 +136,17 @@ class Union:
         """Also of a file that is open and deleted: its ``nlink`` is 0."""
         return self._tree.attributes(self._tree.node(id))
 
-    def setattr(self, id: int, changes: Changes) -> Attributes:
+    def setattr(self, id: int, changes: Changes, fh: int | None = None) -> Attributes:
         """chmod, chown, truncate and utimensat in one, in the order size, owner, mode, times.
+
+        ``fh``: a handle of the file for writing, by which it is truncated.
 
         As the kernel has it for chown(2): a new owner clears the setuid and setgid bits of a file unless
         ``mode`` sets them again. EISDIR: the size of a directory; EINVAL: of anything else that is no file.
         EOPNOTSUPP: the mode of a symbolic link.
         """
         node = self._tree.node(id)
-        self._change.change(node, changes)
+        self._change.change(node, changes, fh)
         return self._tree.attributes(node)
 
     def clear_privileges(self, id: int) -> None:
