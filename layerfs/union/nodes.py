@@ -12,13 +12,15 @@ finds for itself only are not known and vanish with it.
 from __future__ import annotations
 
 import os
-import stat
 from typing import TypeGuard
 
 from layerfs.union.dialect import Slot
 
 Key = tuple[int, int]
-"""Device and inode number: which file it is. An inode number alone is not unique among branches."""
+"""Device and inode number of a file in the upper branch: names that lead to it are names of one file."""
+
+Heritage = tuple[int | None, bytes]
+"""What a directory hands on to what is made in it: its group if it is setgid, and its default ACL."""
 
 
 class Directory:
@@ -26,10 +28,12 @@ class Directory:
 
     __slots__ = (
         "children",
+        "clean",
         "dead",
-        "default_acl",
+        "heritage",
         "id",
         "impure",
+        "last",
         "layers",
         "listing",
         "lookups",
@@ -59,8 +63,12 @@ class Directory:
         """All its names once it was listed, with the branch each is taken from; kept true ever after."""
         self.impure: bool | None = None
         """Whether the upper branch has files in it whose st_ino is another's; None: not looked yet."""
-        self.default_acl: bytes | None = None
-        """Of the upper branch; empty for none, None: not looked yet."""
+        self.clean = False
+        """It was made here and lies in no lower branch: there are no whiteouts in it."""
+        self.heritage: Heritage | None = None
+        """Of the upper branch; None: not looked yet."""
+        self.last: os.stat_result | None = None
+        """Its status when it was removed."""
 
 
 class File:
@@ -78,28 +86,26 @@ class File:
         "number",
         "origin",
         "places",
-        "status",
     )
 
     def __init__(
-        self, id: int, place: Place, branch: int, status: os.stat_result, number: int, *, origin: bool
+        self, id: int, place: Place, branch: int, kind: int, number: int, key: Key | None, *, origin: bool
     ) -> None:
         self.id = id
         self.places = [place]
         self.home = place
         """Where a file of a lower branch lies for ever, whatever becomes of its names in the union."""
         self.branch = branch
-        self.kind = stat.S_IFMT(status.st_mode)
-        self.key: Key = (status.st_dev, status.st_ino)
+        self.kind = kind
+        self.key = key
+        """None in a lower branch: hard links there part when they are copied up, so each name is a file."""
         self.number = number
         self.origin = origin
         """Its st_ino is that of the lower file it was copied from."""
-        self.status: os.stat_result | None = None
-        """Of a file in a lower branch, which never changes."""
         self.held: int | None = None
         """An ``O_PATH`` descriptor of a file of the upper branch of which no name is known any more."""
         self.lookups = 0
-        self.handles: set[int] = set()
+        self.handles: tuple[int, ...] = ()
         """File descriptors handed out, kept upon its present data."""
 
 
@@ -145,7 +151,8 @@ class Nodes:
         while node.id not in self._by_id:
             self._by_id[node.id] = node
             if isinstance(node, File):
-                self._by_key[node.key] = node
+                if node.key is not None:
+                    self._by_key[node.key] = node
                 for directory, name in node.places:
                     directory.children[name] = node
                     self.remember(directory)
@@ -158,17 +165,12 @@ class Nodes:
     def is_known(self, node: Node) -> bool:
         return node.id in self._by_id
 
-    def rekey(self, file: File, key: Key) -> None:
-        """The file has another inode: it was copied up."""
-        if self._by_key.get(file.key) is file:
-            del self._by_key[file.key]
-            self._by_key[key] = file
+    def copied_up(self, file: File, key: Key) -> None:
+        """The file lies in the upper branch now."""
+        file.branch = 0
         file.key = key
-
-    def unkey(self, file: File) -> None:
-        """No name leads to the inode any more: its number may become another file's."""
-        if self._by_key.get(file.key) is file:
-            del self._by_key[file.key]
+        if self.is_known(file):
+            self._by_key[key] = file
 
     def add_place(self, file: File, directory: Directory, name: bytes) -> None:
         """A further name, or a new one after all others were lost."""
@@ -192,10 +194,11 @@ class Nodes:
             directory.children[name] = moved
             self.remember(directory)
 
-    def bury(self, directory: Directory) -> None:
+    def bury(self, directory: Directory, last: os.stat_result) -> None:
         """It was removed; whoever holds it finds nothing in it."""
         assert directory.parent is not None
         directory.dead = True
+        directory.last = last
         directory.listing = {}
         self._leave(directory, directory.parent, directory.name)
         self.dropped.append(directory)
@@ -222,7 +225,8 @@ class Nodes:
             if isinstance(node, File):
                 if node.handles:
                     continue
-                self.unkey(node)
+                if node.key is not None:
+                    self._by_key.pop(node.key, None)
                 places = node.places
                 if node.held is not None:
                     os.close(node.held)

@@ -1,0 +1,195 @@
+"""The union beside kernel overlay: after the same random system calls, the same answers and the same tree.
+
+In the end each is mounted upon what the other wrote as well: the two upper directories mean the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from layerfs.linux.mount import perform, umount
+from layerfs.union.union import Union
+from tests.properties.profile import LONG
+from tests.require import need
+from tests.union.calls import UMASK, Answer, OnKernel, OnUnion, answer, everything
+from tests.union.steps import Step, a_step, make_layers
+
+STEPS = 120
+ROUNDS = 6000 if LONG else 300
+ROUNDS_ON_DISK = 400 if LONG else 20
+
+OPTIONS = ["redirect_dir=nofollow", "index=off", "metacopy=off", "xino=off"]
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    before = os.umask(UMASK)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    need.root()
+    root = tmp_path / "memory"
+    root.mkdir()
+    perform("tmpfs", "tmpfs", [], root)
+    try:
+        yield root
+    finally:
+        umount(root, lazy=True)
+
+
+class Ground:
+    """Lower directories made of a seed, and uppers upon them."""
+
+    def __init__(self, base: Path, seed: int) -> None:
+        self.base = base
+        rng = random.Random(f"layers {seed}")
+        self.layers = make_layers(rng, base, rng.choice((1, 2, 2, 3, 4)))
+        for name in ("union", "kernel"):
+            for part in ("", "/upper", "/work", "/merged"):
+                (base / f"{name}{part}").mkdir()
+
+    def union(self, side: str) -> Union:
+        return Union(self.layers, self.base / side / "upper", self.base / side / "work", volatile=True)
+
+    @contextlib.contextmanager
+    def kernel(self, side: str) -> Iterator[OnKernel]:
+        at = self.base / side
+        lower = "lowerdir=" + ":".join(str(layer) for layer in self.layers)
+        dirs = [lower, f"upperdir={at}/upper", f"workdir={at}/work"]
+        perform("overlay", "overlay", [*dirs, *OPTIONS], at / "merged")
+        try:
+            yield OnKernel(os.fsencode(at / "merged"))
+        finally:
+            umount(at / "merged", lazy=True)
+
+
+def differences(base: Path, seed: int, steps: Sequence[Step]) -> list[str]:
+    """Where the two part; empty when they agree."""
+    scratch = Path(tempfile.mkdtemp(dir=base))
+    try:
+        return _run(Ground(scratch, seed), steps, forgetful=seed % 3 == 0)
+    except Exception:
+        return [traceback.format_exc()]
+    finally:
+        shutil.rmtree(scratch)
+
+
+def _run(ground: Ground, steps: Sequence[Step], *, forgetful: bool) -> list[str]:
+    found: list[str] = []
+    union = ground.union("union")
+    try:
+        with ground.kernel("kernel") as kernel:
+            live = OnUnion(union, forgetful=forgetful)
+            for number, step in enumerate(steps):
+                here, there = answer(live, step), answer(kernel, step)
+                if here != there:
+                    return [f"step {number} {step}: union {here!r}, kernel {there!r}"]
+            for slot in range(3):
+                live.close(slot)
+                kernel.close(slot)
+            tree = everything(live)
+            numbers = {path: live.ino(path) for path in tree}
+            found += _compare("union live", tree, "kernel live", everything(kernel))
+            found += _entries(live, tree)
+            live.drop_caches()
+            if len(union._nodes) != 1:
+                found.append(f"{len(union._nodes)} nodes are known that nobody counts on")
+    finally:
+        union.close()
+    if found:
+        return found
+    union = ground.union("union")
+    try:
+        again = OnUnion(union)
+        found += _compare("union again", everything(again), "union live", tree)
+        for path, number in numbers.items():
+            if again.ino(path) != number:
+                found.append(f"{path!r}: st_ino {number} live, {again.ino(path)} after a remount")
+    finally:
+        union.close()
+    with ground.kernel("union") as kernel:
+        found += _compare("kernel upon the union's upper", everything(kernel), "union live", tree)
+        for path, number in numbers.items():
+            if kernel.ino(path) != number:
+                found.append(f"{path!r}: st_ino {number}, but {kernel.ino(path)} by the kernel")
+    union = ground.union("kernel")
+    try:
+        found += _compare("union upon the kernel's upper", everything(OnUnion(union)), "union live", tree)
+    finally:
+        union.close()
+    return found
+
+
+def _compare(one: str, ones: dict[bytes, Answer], two: str, twos: dict[bytes, Answer]) -> list[str]:
+    return [
+        f"{path!r}: {one} {ones.get(path)}\n    {two} {twos.get(path)}"
+        for path in sorted({*ones, *twos})
+        if ones.get(path) != twos.get(path)
+    ]
+
+
+def _entries(live: OnUnion, tree: dict[bytes, Answer]) -> list[str]:
+    """A listing gives the numbers and types that stat gives."""
+    found: list[str] = []
+    for path, (_, content, _) in tree.items():
+        if isinstance(content, list):
+            live.drop_caches()
+            for name, ino, _ in live.entries(path):
+                there = live.ino(path + b"/" + name if path else name)
+                if there != ino:
+                    found.append(f"{path!r}/{name!r}: d_ino {ino}, st_ino {there}")
+    return found
+
+
+def shortest(base: Path, seed: int, steps: list[Step]) -> tuple[list[Step], list[str]]:
+    """Fewer steps that still show a difference, and the difference."""
+    found = differences(base, seed, steps)
+    chunk = len(steps) // 2
+    while chunk:
+        start = 0
+        while start < len(steps):
+            fewer = steps[:start] + steps[start + chunk :]
+            now = differences(base, seed, fewer)
+            if now:
+                steps, found = fewer, now
+            else:
+                start += chunk
+        chunk //= 2
+    return steps, found
+
+
+def _check(base: Path, seed: int) -> None:
+    rng = random.Random(f"steps {seed}")
+    steps = [a_step(rng) for _ in range(STEPS)]
+    if differences(base, seed, steps):
+        steps, found = shortest(base, seed, steps)
+        lines = [f"seed {seed}", *(f"  {step}" for step in steps), *found]
+        pytest.fail("\n".join(lines), pytrace=False)
+
+
+def _seeds(count: int) -> Sequence[int]:
+    return [random.randrange(1 << 32) for _ in range(count)] if LONG else range(count)
+
+
+def test_the_same_calls_have_the_same_answers_and_leave_the_same_tree(memory: Path) -> None:
+    need.overlay(memory)
+    for seed in _seeds(ROUNDS):
+        _check(memory, seed)
+
+
+def test_on_a_disk_too(tmp_path: Path) -> None:
+    need.overlay(tmp_path)
+    for seed in _seeds(ROUNDS_ON_DISK):
+        _check(tmp_path, seed)
