@@ -11,7 +11,7 @@ from pathlib import Path
 from layerfs.driver import Driver, DriverInfo
 from layerfs.linux.removetree import remove_tree
 from layerfs.testing.memory import MemoryDriver
-from layerfs_drivers import btrfs, overlay, vfs
+from layerfs_drivers import aufs, btrfs, overlay, vfs
 from tests.filesystems import file_system
 from tests.require import need
 
@@ -32,6 +32,12 @@ def _overlay() -> Iterator[Fresh]:
 
 
 @contextlib.contextmanager
+def _aufs() -> Iterator[Fresh]:
+    need.root()
+    yield lambda: _upon_directory(aufs.DRIVER)
+
+
+@contextlib.contextmanager
 def _btrfs() -> Iterator[Fresh]:
     with file_system("btrfs") as root:
         yield lambda: _upon_directory(btrfs.DRIVER, root)
@@ -40,6 +46,7 @@ def _btrfs() -> Iterator[Fresh]:
 GROUNDS: dict[str, Callable[[], AbstractContextManager[Fresh]]] = {
     "vfs": _vfs,
     "overlay": _overlay,
+    "aufs": _aufs,
     "btrfs": _btrfs,
 }
 """What skips where the machine lacks it, and makes what all examples can share."""

@@ -339,7 +339,15 @@ EDITS: dict[str, dict[str, Edit]] = {
         "touch the root": lambda r: os.utime(r, ns=(0, 12345)),
         "odd names": lambda r: [
             (r / os.fsdecode(name)).write_bytes(name)
-            for name in (b"\xff\n", b"a:b,c", b"back\\slash", b"x" * 255, "\u2713".encode(), b" ", b"-")
+            for name in (
+                b"\xff\n",
+                b"a:b,c",
+                b"back\\slash",
+                b"x" * os.pathconf(r, "PC_NAME_MAX"),
+                "\u2713".encode(),
+                b" ",
+                b"-",
+            )
         ],
         "sort order": _sort_differently,
         "nothing": lambda r: None,
