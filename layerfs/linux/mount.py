@@ -1,6 +1,6 @@
 """Mounting and unmounting. The single place where a mount that a driver described is carried out.
 
-A mount is described by a file system type, a source and options, as mount(8) has them. Four kinds:
+A mount is described by a file system type, a source and options, as mount(8) has them. Five kinds:
 
 ``overlay``
     ``lowerdir``, ``upperdir`` and ``workdir`` hold escaped paths (:func:`escape_lower`). Every depth
@@ -10,6 +10,9 @@ A mount is described by a file system type, a source and options, as mount(8) ha
     with ``rbind``, to all below it. Linux 5.12 for the further ones.
 ``zfs``
     By zfs-fuse where the kernel has no ZFS and that is running.
+``fuse.layerfs``
+    By the program ``layerfs-fuse``: it is ready when the mount is there, and has written everything and ended
+    when it is unmounted.
 anything else
     mount(2), with the options that are not the kernel's own joined by commas. ``ro=vfs``, as mount(8) has
     it, makes the mount read-only but not its file system, which others may have mounted writable.
@@ -37,6 +40,8 @@ from layerfs.linux.syscall import AT_FDCWD, call, failure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
+
+    from layerfs.linux.fuseserver import Server
 else:
     Protocol = object
 
@@ -106,6 +111,8 @@ def perform(fstype: str, source: str, options: Sequence[str], target: Path) -> N
         _mount_bind(source, options, target)
     elif fstype == "zfs" and _by_zfs_fuse(source, options, target):
         pass
+    elif fstype == "fuse.layerfs":
+        _by_layerfs_fuse(source, options, target)
     elif "ro=vfs" in options:
         mount = detached(fstype, source, options)
         try:
@@ -124,6 +131,16 @@ def _by_zfs_fuse(source: str, options: Sequence[str], target: Path) -> bool:
         return False
     zfsfuse.mount(source, options, target)
     return True
+
+
+def _by_layerfs_fuse(source: str, options: Sequence[str], target: Path) -> None:
+    from layerfs.errors import SystemFailure
+    from layerfs.linux import fuseserver  # no other mount needs it
+
+    try:
+        fuseserver.mount(source, options, target)
+    except SystemFailure as error:
+        raise failure(errno.EIO, target, str(error)) from error
 
 
 def detached(fstype: str, source: str, options: Sequence[str]) -> int:
@@ -149,8 +166,10 @@ def umount(target: Path, *, lazy: bool = False) -> None:
     EBUSY while anything uses it, unless ``lazy``: then it vanishes from the tree at once and ends
     when its last user does. EINVAL when nothing is mounted there. A symlink is not followed.
     """
-    flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)
-    call("umount2", os.fsencode(target), flags, path=target)
+    server = None if lazy else _server_of(target)
+    _umount(target, lazy=lazy)
+    if server is not None:
+        server.wait()
 
 
 def release(target: Path) -> None:
@@ -160,18 +179,37 @@ def release(target: Path) -> None:
     being given back. Removing the mount point afterwards ends the copies of the mount that other mount
     namespaces took when they were made: the kernel detaches them with the directory (Linux 3.18).
     """
+    server = _server_of(target)
     while is_mount(target):
         try:
-            umount(target)
+            _umount(target, lazy=False)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
-            umount(target, lazy=True)
+            if server is not None:
+                server.flush(target)
+            _umount(target, lazy=True)
+            server = None  # it ends with the last who uses the mount
     try:
         target.rmdir()
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
             raise
+    if server is not None:
+        server.wait()
+
+
+def _umount(target: Path, *, lazy: bool) -> None:
+    call("umount2", os.fsencode(target), UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0), path=target)
+
+
+def _server_of(target: Path) -> Server | None:
+    """The process that serves what is mounted at ``target``."""
+    if b" - fuse.layerfs " not in Path("/proc/self/mountinfo").read_bytes():
+        return None
+    from layerfs.linux import fuseserver  # no other mount needs it
+
+    return fuseserver.server_of(target)
 
 
 # Overlay directories in options
