@@ -22,12 +22,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from layerfs.errors import MountBusy, MountFailed
+from layerfs.errors import MountBusy
 from layerfs.linux.flock import open_locked
-from layerfs.linux.mount import Planned, perform_all, umount
+from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import holders, is_mount
 from layerfs.values import frozen
 
@@ -159,23 +159,6 @@ class MountCount:
             # Closing is not enough when a child made meanwhile shares the descriptor.
             fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
-
-
-def mount_layer(id: str, mounts: Sequence[Planned], target: Path) -> None:
-    """Perform ``mounts`` at ``target``, which is made: what a driver gives to :meth:`MountCount.get`.
-
-    :class:`MountFailed` names the layer, and what stood in the way.
-    """
-    target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        perform_all(mounts, target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            target.rmdir()
-        about = f" ({error.filename})" if error.filename not in (None, str(target)) else ""
-        raise MountFailed(
-            f"cannot mount layer {id} at {target}: {error.strerror}{about}", errno=error.errno or 0
-        ) from error
 
 
 def _current(fd: int, target: Path) -> _Record | None:

@@ -12,6 +12,9 @@ A mount is described by a file system type, a source and options, as mount(8) ha
     The option ``br:`` may have more branches than one call takes (:mod:`~layerfs.linux.aufs`).
 ``zfs``
     By zfs-fuse where the kernel has no ZFS and that is running.
+``fuse.layerfs``
+    By the program ``layerfs-fuse``: it is ready when the mount is there, and has written everything and ended
+    when it is unmounted.
 anything else
     mount(2), with the options that are not the kernel's own joined by commas. ``ro=vfs``, as mount(8) has
     it, makes the mount read-only but not its file system, which others may have mounted writable.
@@ -39,6 +42,8 @@ from layerfs.linux.syscall import AT_FDCWD, call, failure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
+
+    from layerfs.linux.fuseserver import Server
 else:
     Protocol = object
 
@@ -111,6 +116,8 @@ def perform(fstype: str, source: str, options: Sequence[str], target: Path) -> N
         _mount_aufs(source, options, target)
     elif fstype == "zfs" and _by_zfs_fuse(source, options, target):
         pass
+    elif fstype == "fuse.layerfs":
+        _by_layerfs_fuse(source, options, target)
     elif "ro=vfs" in options:
         mount = detached(fstype, source, options)
         try:
@@ -144,6 +151,16 @@ def _by_zfs_fuse(source: str, options: Sequence[str], target: Path) -> bool:
     return True
 
 
+def _by_layerfs_fuse(source: str, options: Sequence[str], target: Path) -> None:
+    from layerfs.errors import SystemFailure
+    from layerfs.linux import fuseserver  # no other mount needs it
+
+    try:
+        fuseserver.mount(source, options, target)
+    except SystemFailure as error:
+        raise failure(errno.EIO, target, str(error)) from error
+
+
 def detached(fstype: str, source: str, options: Sequence[str]) -> int:
     """A mount that is nowhere in the tree: a descriptor (O_PATH) of its root, with which it ends, also when
     the process is killed. Not for overlay and bind mounts. fsmount(2), Linux 5.2."""
@@ -167,8 +184,10 @@ def umount(target: Path, *, lazy: bool = False) -> None:
     EBUSY while anything uses it, unless ``lazy``: then it vanishes from the tree at once and ends
     when its last user does. EINVAL when nothing is mounted there. A symlink is not followed.
     """
-    flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)
-    call("umount2", os.fsencode(target), flags, path=target)
+    server = None if lazy else _server_of(target)
+    _umount(target, lazy=lazy)
+    if server is not None:
+        server.wait()
 
 
 def release(target: Path) -> None:
@@ -178,18 +197,37 @@ def release(target: Path) -> None:
     being given back. Removing the mount point afterwards ends the copies of the mount that other mount
     namespaces took when they were made: the kernel detaches them with the directory (Linux 3.18).
     """
+    server = _server_of(target)
     while is_mount(target):
         try:
-            umount(target)
+            _umount(target, lazy=False)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
-            umount(target, lazy=True)
+            if server is not None:
+                server.flush(target)
+            _umount(target, lazy=True)
+            server = None  # it ends with the last who uses the mount
     try:
         target.rmdir()
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
             raise
+    if server is not None:
+        server.wait()
+
+
+def _umount(target: Path, *, lazy: bool) -> None:
+    call("umount2", os.fsencode(target), UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0), path=target)
+
+
+def _server_of(target: Path) -> Server | None:
+    """The process that serves what is mounted at ``target``."""
+    if b" - fuse.layerfs " not in Path("/proc/self/mountinfo").read_bytes():
+        return None
+    from layerfs.linux import fuseserver  # no other mount needs it
+
+    return fuseserver.server_of(target)
 
 
 # Overlay directories in options

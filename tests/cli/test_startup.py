@@ -28,7 +28,7 @@ NOT_OURS = {
     "layerfs.cli.complaint", "layerfs.cli.containers", "layerfs.cli.host", "layerfs.cli.images",
     "layerfs.cli.progress", "layerfs.cli.tables",
     # other sides of the driver
-    "layerfs_drivers.overlay._limits", "layerfs_drivers.overlay._probe", "layerfs_drivers.overlay._root",
+    "layerfs.overlay.limits", "layerfs.overlay.probe", "layerfs.archive.layerroot",
 }  # fmt: skip
 """Modules of layerfs that a mount has no use for."""
 

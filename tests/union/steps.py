@@ -208,6 +208,22 @@ def _make_something(rng: random.Random, layer: Path, path: bytes, *, lowest: boo
         pass
 
 
+def to_aufs(layer: Path) -> None:
+    """The marks of overlayfs in a lower directory become those of aufs."""
+    for directory, _, files in os.walk(os.fsencode(layer)):
+        times = os.stat(directory)
+        for name in files:
+            at = os.path.join(directory, name)
+            status = os.lstat(at)
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+                os.unlink(at)
+                _write(os.path.join(directory, b".wh." + name), b"")
+        if b"trusted.overlay.opaque" in map(os.fsencode, os.listxattr(directory)):
+            os.removexattr(directory, b"trusted.overlay.opaque")
+            _write(os.path.join(directory, b".wh..wh..opq"), b"")
+        os.utime(directory, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
 def _write(path: bytes, content: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     os.write(fd, content)

@@ -20,7 +20,7 @@ from layerfs.linux.mount import perform, umount
 from layerfs.union.union import Union
 from tests.properties.profile import LONG
 from tests.require import need
-from tests.union.calls import UMASK, Answer, OnKernel, OnUnion, answer, everything
+from tests.union.calls import Answer, OnKernel, OnUnion, answer, everything
 from tests.union.steps import Step, a_step, make_layers
 
 STEPS = 120
@@ -28,25 +28,6 @@ ROUNDS = 6000 if LONG else 300
 ROUNDS_ON_DISK = 400 if LONG else 20
 
 OPTIONS = ["redirect_dir=nofollow", "index=off", "metacopy=off", "xino=off"]
-
-
-@pytest.fixture(autouse=True)
-def _umask() -> Iterator[None]:
-    before = os.umask(UMASK)
-    yield
-    os.umask(before)
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    need.root()
-    root = tmp_path / "memory"
-    root.mkdir()
-    perform("tmpfs", "tmpfs", [], root)
-    try:
-        yield root
-    finally:
-        umount(root, lazy=True)
 
 
 class Ground:

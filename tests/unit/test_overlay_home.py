@@ -13,10 +13,10 @@ import pytest
 from layerfs.errors import InvalidOption, MountBusy, ReadOnly, StoreDamaged
 from layerfs.linux.mount import perform
 from layerfs.linux.mountinfo import is_mount, mounts_below
+from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
 from layerfs.testing.entries import ACL, directory, file, hard_link
 from layerfs_drivers.overlay import DRIVER
-from layerfs_drivers.overlay.driver import OverlayDriver
 from tests.overlaykit import overlay, unmounted
 
 

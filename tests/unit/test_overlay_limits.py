@@ -14,9 +14,9 @@ import pytest
 from layerfs.driver import CreateOptions
 from layerfs.errors import InvalidOption, NotSupported
 from layerfs.linux import quota
+from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
 from layerfs.testing.entries import file
-from layerfs_drivers.overlay.driver import OverlayDriver
 from tests.overlaykit import overlay
 from tests.require import need
 from tests.unit.test_quota import FULL, MIB, MKFS, make_and_mount, run, write

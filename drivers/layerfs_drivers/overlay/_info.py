@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from layerfs.driver import DriverInfo, Option, refuse_options
-from layerfs.errors import translated
+from layerfs.errors import NotSupported, translated
 from layerfs.values import frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from layerfs_drivers.overlay.driver import OverlayDriver
+    from layerfs.overlay.driver import OverlayDriver
 
 
 @frozen
@@ -24,21 +24,32 @@ class OverlayInfo:
     options: tuple[Option, ...] = ()
 
     def probe(self, home: Path, runroot: Path) -> None:
-        from layerfs_drivers.overlay._probe import probe
+        """By the kernel, or over FUSE."""
+        from layerfs.overlay.probe import probe
+        from layerfs.overlay.ways import ByFuse, ByKernel
 
-        probe(home)
+        try:
+            probe(home, ByKernel())
+        except NotSupported as error:
+            try:
+                probe(home, ByFuse())
+            except NotSupported as further:
+                raise NotSupported(
+                    f"{error}; nor over FUSE: {further}", hint=error.hint or further.hint
+                ) from None
 
     def open(
         self, home: Path, runroot: Path, options: Mapping[str, str], /, *, read_only: bool = False
     ) -> OverlayDriver:
         """A home that is there was tried out when it was made; a new one is tried out now."""
-        from layerfs_drivers.overlay.driver import OverlayDriver
+        from layerfs.overlay.driver import OverlayDriver
+        from layerfs.overlay.ways import ByFuse, ByKernel
 
         refuse_options(options, self.name)
         with translated(f"open the overlay driver in {home}"):
             if not read_only and not home.exists():
                 self.probe(home, runroot)
-            return OverlayDriver.open(home, runroot, read_only=read_only)
+            return OverlayDriver.open(home, runroot, read_only=read_only, way=ByKernel(), instead=ByFuse())
 
 
 DRIVER: DriverInfo = OverlayInfo()

@@ -1,15 +1,14 @@
-"""Which mount shows a layer."""
+"""Which directories, stacked, show a layer."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from layerfs.archive.marks import Marks, until_opaque
-from layerfs.driver import Mount
 from layerfs.ids import GraphID
 from layerfs.linux.mount import escape_lower
+from layerfs.overlay.layout import Layout
 from layerfs.values import frozen
-from layerfs_drivers.overlay._layout import Layout
 
 MOST_LAYERS = 500
 """``OVL_MAX_STACK`` (fs/overlayfs/params.h): the most lower directories of one mount."""
@@ -24,25 +23,12 @@ class Stack:
     upper: Path | None = None
     work: Path | None = None
 
-    def mount(self, *, user_xattrs: bool, label: str) -> Mount:
+    def directories(self) -> list[str]:
+        """As options of a mount."""
         options = ["lowerdir=" + ":".join(escape_lower(path) for path in self.lower)]
-        if self.upper is not None and self.work is not None:
-            options += [f"upperdir={escape_lower(self.upper)}", f"workdir={escape_lower(self.work)}"]
-        else:
-            options.append("ro")
-        options += _FIXED
-        if user_xattrs:
-            options.append("userxattr")
-        if label:
-            options.append(f'context="{label}"')
-        return Mount("overlay", "overlay", tuple(options))
-
-
-# A directory that is renamed, or a file whose attributes alone are copied up, would leave a layer that
-# cannot be understood without those below, and the host may have both switched on for all mounts.
-# Redirects are not followed either, and not "off": that stands for "follow" on most kernels, which
-# refuse it together with userxattr. An index would tie a layer to one host.
-_FIXED = ("redirect_dir=nofollow", "metacopy=off", "index=off")
+        if self.upper is None or self.work is None:
+            return [*options, "ro"]
+        return [*options, f"upperdir={escape_lower(self.upper)}", f"workdir={escape_lower(self.work)}"]
 
 
 def stack(layout: Layout, id: GraphID, marks: Marks, *, read_only: bool) -> Stack:

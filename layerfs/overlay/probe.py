@@ -1,4 +1,4 @@
-"""Whether overlay can work in a place: found out by doing it, on a small scale.
+"""Whether layers can be stacked in a place: found out by doing it, on a small scale.
 
 What overlay cannot do on some file system or kernel shows in many ways, so the trial is a real mount in
 which a file and a directory are deleted and made again. Only then is the reason looked for.
@@ -12,12 +12,12 @@ import stat
 from pathlib import Path
 
 from layerfs.archive.whiteout import WhiteoutFormat
-from layerfs.errors import NotSupported
+from layerfs.errors import NotSupported, SystemFailure
 from layerfs.linux.backing import file_system, nearest, scratch
-from layerfs.linux.mount import perform_all, umount
-from layerfs.linux.mountinfo import is_mount
+from layerfs.linux.mount import release
 from layerfs.linux.userns import has_capability, in_user_namespace
-from layerfs_drivers.overlay._mounts import Stack
+from layerfs.overlay.stack import Stack
+from layerfs.overlay.ways import Way
 
 _NO_UPPER = {"aufs", "ecryptfs", "fuse", "nfs", "nfs4", "overlay", "vfat"}
 """File systems that overlay refuses for its upper directory, or that lose what it keeps there."""
@@ -26,24 +26,28 @@ _OTHER_PLACE = "put the store on ext4, xfs (with ftype=1), btrfs or tmpfs"
 _BE_ROOT = "run as root, or inside: unshare --user --map-root-user --map-auto --mount"
 
 
-def probe(home: Path) -> None:
-    """Return if a store with overlay layers can be kept at ``home``; :class:`NotSupported` says why not.
+def probe(home: Path, way: Way) -> None:
+    """Return if layers kept at ``home`` can be mounted by ``way``; :class:`NotSupported` says why not.
 
     Tries it in a temporary directory beside, or above, and leaves nothing there.
     """
     if not has_capability("CAP_SYS_ADMIN"):
         raise NotSupported("overlay needs the right to mount (CAP_SYS_ADMIN)", hint=_BE_ROOT)
+    missing, mend = way.missing()
+    if missing:
+        raise NotSupported(missing, hint=mend)
     place = nearest(home)
     with scratch(place, "overlay") as directory:
-        _Trial(directory, place).run()
+        _Trial(directory, place, way).run()
 
 
 class _Trial:
     """The layers ``one`` and ``two`` below ``upper``, all of them in ``scratch``."""
 
-    def __init__(self, scratch: Path, place: Path) -> None:
+    def __init__(self, scratch: Path, place: Path, way: Way) -> None:
         self.scratch = scratch
         self.place = place
+        self.way = way
         self.type = file_system(place)
         self.in_userns = in_user_namespace()
         self.format = WhiteoutFormat.OVERLAY_USER if self.in_userns else WhiteoutFormat.OVERLAY
@@ -60,8 +64,7 @@ class _Trial:
         except OSError as error:
             raise self._no(f"an overlay mount there does not work: {error.strerror}") from error
         finally:
-            while is_mount(merged):
-                umount(merged, lazy=True)
+            release(merged)
 
     def _keep_marks(self) -> None:
         """Make the marks as unpacking does, in a directory that is not mounted."""
@@ -81,7 +84,10 @@ class _Trial:
         lower = (self.scratch / "one", self.scratch / "two")
         stack = Stack(lower, self.scratch / "upper", self.scratch / "work")
         try:
-            perform_all([stack.mount(user_xattrs=self.in_userns, label="")], merged)
+            mount = self.way.mount(stack, user_xattrs=self.in_userns, label="")
+            self.way.perform(mount, merged, self.scratch / "log")
+        except SystemFailure as error:
+            raise NotSupported(f"no FUSE mount: {error}", hint=error.hint) from error
         except OSError as error:
             if error.errno == errno.ENODEV:
                 raise NotSupported("the kernel has no overlay", hint="modprobe overlay") from error

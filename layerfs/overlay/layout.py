@@ -1,9 +1,10 @@
-"""The home of the overlay driver: which file lies where, and how it comes and goes.
+"""The home of layers for overlay: which file lies where, and how it comes and goes.
 
 ::
 
     home/                     0700
     home/.empty/              the second lower directory of a mount that has but one layer
+    home/.without-kernel      why the kernel cannot mount it here, so that FUSE does; usually not there
     home/.removing-XXXX/      a layer on its way out; it is no layer any more
     home/ID/
     home/ID/lower             how many layers lie below, and their ids, nearest first, one a line
@@ -11,6 +12,7 @@
     home/ID/work/             overlay's scratch: there as long as the layer may be written
     runroot/mnt/ID/           where it is mounted
     runroot/counts/           how often
+    runroot/log/ID            what the process said that serves it, or served it last, over FUSE
 
 ``lower`` names all layers below, so that a mount reads one file and follows no chain. It is written last:
 a layer where it is missing, or shorter than it says, is one whose creation did not finish. Mount
@@ -28,6 +30,7 @@ from layerfs.ids import GraphID, parse_graph_id
 from layerfs.values import frozen
 
 _REMOVING = ".removing-"
+_REASON = ".without-kernel"
 
 
 @frozen
@@ -56,6 +59,26 @@ class Layout:
 
     def mount_point(self, id: GraphID) -> Path:
         return self.runroot / "mnt" / parse_graph_id(id)
+
+    def log(self, id: GraphID) -> Path:
+        return self.runroot / "log" / parse_graph_id(id)
+
+    def reason(self) -> str:
+        """Why the kernel cannot mount layers here; empty as long as nothing speaks against it."""
+        for place in (self.home, self.runroot):
+            try:
+                return (place / _REASON).read_text(encoding="utf-8", errors="surrogateescape")
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        return ""
+
+    def set_reason(self, reason: str, *, read_only: bool) -> None:
+        """Remember it, for every process and over boots; a home that is not written, till the next one."""
+        file = (self.runroot if read_only else self.home) / _REASON
+        if reason:
+            file.write_text(reason, encoding="utf-8", errors="surrogateescape")
+        else:
+            file.unlink(missing_ok=True)
 
     def make(self, *, read_only: bool) -> None:
         """Make what every layer relies on."""

@@ -1,4 +1,4 @@
-"""The overlay driver itself.
+"""A driver whose layers are directories that overlayfs can stack: it has but to be told how to mount them.
 
 What reads or writes archives is imported where it is needed: mounting a container should not wait for it.
 """
@@ -27,31 +27,38 @@ from layerfs.driver import (
 from layerfs.errors import (
     DepthExceeded,
     MountBusy,
+    MountFailed,
+    NotSupported,
     ReadOnly,
+    SystemFailure,
     translated,
 )
 from layerfs.ids import GraphID, parse_graph_id
 from layerfs.linux.mount import release, takes_single_layers
-from layerfs.linux.mountinfo import holders, mounts_below
+from layerfs.linux.mountinfo import holders, is_mount, mounts_below
 from layerfs.linux.userns import in_user_namespace
-from layerfs.mountcount import MountCount, mount_layer
+from layerfs.mountcount import MountCount
+from layerfs.overlay.layout import Layout
+from layerfs.overlay.stack import MOST_LAYERS, Stack, stack
+from layerfs.overlay.ways import BY_KERNEL, ByKernel, Way
 from layerfs.values import frozen
-from layerfs_drivers.overlay._layout import Layout
-from layerfs_drivers.overlay._mounts import MOST_LAYERS, Stack, stack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
 
     from layerfs.archive.changes import Change
-    from layerfs_drivers.overlay._limits import Limits
+    from layerfs.overlay.limits import Limits
 
 _KEPT_BY = {"ext4": "project quota; ext4 holds nobody to it who has CAP_SYS_RESOURCE over the host"}
 
 
 @frozen
 class OverlayDriver:
-    """A :class:`layerfs.driver.Driver` upon overlayfs.
+    """A :class:`layerfs.driver.Driver` that stacks directories, by the kernel or over FUSE.
+
+    Either way the layers on disk are the same. With ``instead`` it mounts by that way what ``way`` cannot
+    mount in this place: from the first mount that failed so, and until :meth:`open` finds that it can.
 
     A layer can be written as long as it has a work directory: a writable layer always, a read-only one
     until ``apply_diff`` has filled it. Layers are not independent of their parents: a directory that a layer
@@ -62,17 +69,46 @@ class OverlayDriver:
     format: WhiteoutFormat
     read_only: bool
     name: str = "overlay"
+    way: Way = BY_KERNEL
+    instead: Way | None = None
 
     @classmethod
-    def open(cls, home: Path, runroot: Path, *, read_only: bool) -> OverlayDriver:
+    def open(
+        cls,
+        home: Path,
+        runroot: Path,
+        *,
+        read_only: bool,
+        name: str = "overlay",
+        way: Way = BY_KERNEL,
+        instead: Way | None = None,
+    ) -> OverlayDriver:
         layout = Layout(Path(os.path.abspath(home)), Path(os.path.abspath(runroot)))
         layout.make(read_only=read_only)
         # Nobody may set trusted.* without privilege over the host (userxattr: Linux 5.11).
         format = WhiteoutFormat.OVERLAY_USER if in_user_namespace() else WhiteoutFormat.OVERLAY
-        driver = cls(layout, format, read_only)
+        driver = cls(layout, format, read_only, name, way, instead)
         if not read_only:
             driver._sweep()
+        if layout.reason():
+            driver._refused()
         return driver
+
+    @property
+    def _mounts_by(self) -> Way:
+        return self.instead if self.instead is not None and self.layout.reason() else self.way
+
+    def _refused(self) -> bool:
+        """Find out whether ``way`` can be used here, and remember the reason if not."""
+        from layerfs.overlay.probe import probe
+
+        try:
+            probe(self.layout.home, self.way)
+        except NotSupported as error:
+            self.layout.set_reason(f"{error}\n{error.hint}", read_only=self.read_only)
+            return True
+        self.layout.set_reason("", read_only=self.read_only)
+        return False
 
     @functools.cached_property
     def capabilities(self) -> Capabilities:
@@ -83,14 +119,14 @@ class OverlayDriver:
             size_limit=not missing,
             inode_limit=not missing,
             no_limits_because=missing,
-            labels=_takes_labels(),
+            labels=_takes_labels() and isinstance(self._mounts_by, ByKernel),
             max_depth=MOST_LAYERS,
             rootless=True,
         )
 
     @functools.cached_property
     def _limits(self) -> Limits:
-        from layerfs_drivers.overlay._limits import Limits
+        from layerfs.overlay.limits import Limits
 
         return Limits(self.layout.home)
 
@@ -129,6 +165,7 @@ class OverlayDriver:
                 self._refuse_foreign_mounts(id)
                 release(target)
                 gone = self.layout.detach(id)
+                self.layout.log(id).unlink(missing_ok=True)
             if gone is not None:
                 self._limits.remove(gone)
 
@@ -163,23 +200,64 @@ class OverlayDriver:
     def mounts(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Sequence[Mount]:
         """One overlay mount. A layer that is filled is mounted read-only, however it is asked for."""
         with translated(f"mount layer {id}"):
-            return [self._mount(self._stack(id, read_only=read_only), label)]
+            return [self._mount(self._mounts_by, self._stack(id, read_only=read_only), label)]
 
     def get(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Path:
         """As the contract says. A label has no effect on a host without SELinux."""
         target = self.layout.mount_point(id)
         with translated(f"mount layer {id}"):
             stacked = self._stack(id, read_only=read_only)
-            mount = self._mount(stacked, label if _takes_labels() else "")
+            self._refuse_dead(id, target)
             self._counts.get(
-                id, target, lambda: mount_layer(id, [mount], target), read_only=stacked.upper is None
+                id, target, lambda: self._perform(id, stacked, label, target), read_only=stacked.upper is None
             )
         return target
+
+    def _perform(self, id: GraphID, stacked: Stack, label: str, target: Path) -> None:
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        label = label if _takes_labels() else ""
+        way = self._mounts_by
+        try:
+            way.perform(self._mount(way, stacked, label), target, self.layout.log(id))
+        except (OSError, SystemFailure) as error:
+            if self.instead is not None and way is self.way and self._refused():
+                return self._perform(id, stacked, label, target)
+            with contextlib.suppress(OSError):
+                target.rmdir()
+            raise _failed(id, target, error) from error
 
     def put(self, id: GraphID, /) -> None:
         target = self.layout.mount_point(id)
         with translated(f"unmount layer {id}"):
+            dead = self._death(id, target)
             self._counts.put(id, target, lambda: release(target))
+        if dead:
+            raise MountFailed(f"layer {id} was given back, but what was written last may be lost: {dead}")
+
+    def _death(self, id: GraphID, target: Path) -> str:
+        log = self.layout.log(id)
+        if not log.exists():
+            return ""
+        from layerfs.fuse.process import death
+
+        return death(target, log)
+
+    def _refuse_dead(self, id: GraphID, target: Path) -> None:
+        dead = self._death(id, target)
+        if dead:
+            times = self._counts.count(id)
+            raise MountFailed(
+                f"layer {id} is mounted at {target}, but {dead}",
+                hint=f"unmount it as often as it was mounted ({times}), then mount it again",
+            )
+
+    def _settle(self, id: GraphID) -> None:
+        """Have the kernel hand over what was written to a mounted layer, so that it is on disk."""
+        from layerfs.linux.syncfs import syncfs
+
+        target = self.layout.mount_point(id)
+        if self.layout.log(id).exists() and is_mount(target):
+            syncfs(target)
 
     def _stack(self, id: GraphID, *, read_only: bool) -> Stack:
         self.layout.require(id)
@@ -188,8 +266,8 @@ class OverlayDriver:
         writable = not read_only and self.layout.is_writable(id)
         return stack(self.layout, id, self._marks, read_only=not writable)
 
-    def _mount(self, stacked: Stack, label: str) -> Mount:
-        return stacked.mount(user_xattrs=self.format is WhiteoutFormat.OVERLAY_USER, label=label)
+    def _mount(self, way: Way, stacked: Stack, label: str) -> Mount:
+        return way.mount(stacked, user_xattrs=self.format is WhiteoutFormat.OVERLAY_USER, label=label)
 
     # Changes
 
@@ -197,18 +275,21 @@ class OverlayDriver:
         from layerfs.archive.upperdiff import upper_changes
 
         with translated(f"compare layer {id} with its parent"):
+            self._settle(id)
             return iter(upper_changes(self.layout.diff(id), self._below(id), whiteouts=self.format))
 
     def diff(self, id: GraphID, parent: GraphID | None, /) -> BinaryIO:
         from layerfs.archive.upperdiff import upper_diff
 
         with translated(f"pack layer {id}"):
+            self._settle(id)
             return upper_diff(self.layout.diff(id), self._below(id), whiteouts=self.format)
 
     def diff_size(self, id: GraphID, parent: GraphID | None, /) -> int:
         from layerfs.archive.upperdiff import upper_diff_size
 
         with translated(f"measure the changes of layer {id}"):
+            self._settle(id)
             return upper_diff_size(self.layout.diff(id), self._below(id), whiteouts=self.format)
 
     def apply_diff(
@@ -257,6 +338,7 @@ class OverlayDriver:
 
         self.layout.require(id)
         with translated(f"measure layer {id}"):
+            self._settle(id)
             limited = self._limits.usage(self.layout.layer(id))
             return limited or Usage(*disk_usage(self.layout.diff(id)))
 
@@ -279,12 +361,23 @@ class OverlayDriver:
         return {
             "home": str(self.layout.home),
             "backing file system": backing,
-            "mount api": "fsconfig lowerdir+" if takes_single_layers() else "mount(2)",
+            **self._mounted_by(),
             "native diff": "yes: from the upper directory alone",
             "marks": "user.overlay.* (userxattr)" if user else "trusted.overlay.*",
             "limits": self._limits.missing or _KEPT_BY.get(backing, "project quota"),
             "most layers": str(MOST_LAYERS),
         }
+
+    def _mounted_by(self) -> Mapping[str, str]:
+        way = self._mounts_by
+        told = {"mounted by": way.name}
+        if way is not self.way:
+            reason, _, mend = self.layout.reason().partition("\n")
+            told["not by " + self.way.name] = reason
+            told["mend"] = mend
+        if isinstance(way, ByKernel):
+            told["mount api"] = "fsconfig lowerdir+" if takes_single_layers() else "mount(2)"
+        return {key: value for key, value in told.items() if value}
 
     def flush(self) -> None:
         from layerfs.linux.syncfs import syncfs
@@ -316,3 +409,12 @@ class OverlayDriver:
 
 def _takes_labels() -> bool:
     return os.path.exists("/sys/fs/selinux/enforce")
+
+
+def _failed(id: GraphID, target: Path, error: OSError | SystemFailure) -> MountFailed:
+    if isinstance(error, SystemFailure):
+        return MountFailed(f"cannot mount layer {id}: {error}", errno=error.errno, hint=error.hint)
+    about = f" ({error.filename})" if error.filename not in (None, str(target)) else ""
+    return MountFailed(
+        f"cannot mount layer {id} at {target}: {error.strerror}{about}", errno=error.errno or 0
+    )

@@ -1,0 +1,63 @@
+"""What drivers know of the process behind a mount: starting it, its end, and what it said."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from layerfs.linux import fuseserver
+
+_TAIL = 2000
+"""Bytes of a log that an error quotes from."""
+
+
+def missing() -> tuple[str, str]:
+    """What a FUSE mount lacks here, and the mend; both empty when nothing does."""
+    if importlib.util.find_spec("pyfuse3") is None:
+        return "no pyfuse3 is installed", (
+            "apt-get install libfuse3-dev pkg-config gcc python3-dev, then pip install 'layerfs[fuse]'"
+        )
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"/dev/fuse cannot be opened: {error.strerror}", (
+            "modprobe fuse" if error.errno in (errno.ENOENT, errno.ENODEV) else "chmod 666 /dev/fuse"
+        )
+    return "", ""
+
+
+def start(source: str, options: Sequence[str], target: Path, log: Path) -> None:
+    """Mount at ``target`` by a process of its own, which outlives this one; back when it can be used.
+
+    ``log``: what it says from then on is appended there. :class:`~layerfs.errors.CommandFailed` in its own
+    words when it fails.
+    """
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fuseserver.mount(source, (*options, f"log={_escaped(log)}"), target)
+
+
+def death(target: Path, log: Path) -> str:
+    """How the process that serves the mount at ``target`` ended, and what it said; empty while it lives, or
+    when nothing is mounted there."""
+    if not log.exists():
+        return ""
+    try:
+        os.statvfs(target)
+        return ""
+    except OSError as error:
+        if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+            return ""
+    server = fuseserver.server_of(target)
+    pid = "" if server is None else f" {server.pid}"
+    said = log.read_bytes()[-_TAIL:].decode(errors="replace")
+    ends = re.findall(rf"process{pid} ended with (.*)", said)
+    how = f"ended with {ends[-1]}" if ends else "ended"
+    return f"the FUSE process{pid} {how}; its log: {log}"
+
+
+def _escaped(path: Path) -> str:
+    return re.sub(r"([\\])", r"\\\1", os.fspath(path))
