@@ -27,6 +27,8 @@ class Options:
     work: Path | None = None
     volatile: bool = False
     """Nothing is ever flushed to the disk."""
+    whiteouts: str = "overlay"
+    """Whose marks the directories have: ``overlay`` or ``aufs``."""
     user_xattrs: bool | None = None
     """Marks in ``user.overlay.*``; None: where ``trusted.*`` cannot be set."""
     allow_other: bool | None = None
@@ -75,12 +77,16 @@ def parse(options: Sequence[str]) -> Options:
             "xattr_permissions: owners and modes are not kept in extended attributes",
             hint="run in a user namespace that maps a range of ids, where they are kept as they are",
         )
+    whiteouts = given.get("whiteouts", "overlay")
+    if whiteouts not in ("overlay", "aufs"):
+        raise InvalidOption(f"whiteouts={whiteouts}: not known", hint="overlay or aufs")
     read_only = ("ro",) if upper is None else ()
     return Options(
         lower=lower,
         upper=upper,
         work=work if upper is not None else None,
         volatile="volatile" in given or given.get("fsync") == "0",
+        whiteouts=whiteouts,
         user_xattrs=True if "userxattr" in given else None,
         allow_other=True if "allow_other" in given else None,
         uids=_ids(given, "uid"),

@@ -71,8 +71,8 @@ def _parse(argv: Sequence[str]) -> _Call:
         action="append",
         default=[],
         help="lowerdir=TOP:BELOW,upperdir=DIR,workdir=DIR; ro, allow_other, volatile, userxattr, "
-        "uidmapping=IN:OUT:COUNT, gidmapping=, squash_to_root, squash_to_uid=, squash_to_gid=, log=FILE; "
-        "a backslash before a colon or comma in a path",
+        "whiteouts=aufs, uidmapping=IN:OUT:COUNT, gidmapping=, squash_to_root, squash_to_uid=, "
+        "squash_to_gid=, log=FILE; a backslash before a colon or comma in a path",
     )
     parser.add_argument("-f", "--foreground", action="store_true", help="stay, and tell on standard error")
     parser.add_argument("-t", dest="type", help=argparse.SUPPRESS)  # mount(8) names itself

@@ -18,6 +18,7 @@ from layerfs.errors import MountFailed, NotSupported, translated
 from layerfs.fuse.options import Options
 from layerfs.linux.mount import umount
 from layerfs.linux.userns import has_capability, in_user_namespace
+from layerfs.union.aufs import Aufs
 from layerfs.union.overlay import FUSE, TRUSTED, USER, Overlay
 from layerfs.union.union import Union
 
@@ -79,12 +80,16 @@ def _pyfuse3() -> Any:
         ) from error
 
 
-@contextlib.contextmanager
-def _union(options: Options) -> Iterator[Union]:
+def _overlay(options: Options) -> Overlay:
     by_user = options.user_xattrs
     if by_user is None:
         by_user = in_user_namespace() or not has_capability("CAP_SYS_ADMIN")
-    dialect = Overlay((USER, FUSE) if by_user else (TRUSTED,))
+    return Overlay((USER, FUSE) if by_user else (TRUSTED,))
+
+
+@contextlib.contextmanager
+def _union(options: Options) -> Iterator[Union]:
+    dialect = Aufs() if options.whiteouts == "aufs" else _overlay(options)
     with translated("open the directories of the union"):
         union = Union(options.lower, options.upper, options.work, dialect=dialect, volatile=options.volatile)
     try:

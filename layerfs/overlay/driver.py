@@ -1,4 +1,5 @@
-"""A driver whose layers are directories that overlayfs can stack: it has but to be told how to mount them.
+"""A driver whose layers are directories that a union file system can stack: it has but to be told how they
+lie and are marked, and how to mount them.
 
 What reads or writes archives is imported where it is needed: mounting a container should not wait for it.
 """
@@ -10,10 +11,11 @@ import errno
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from layerfs.archive.marks import Marks, marks_of
-from layerfs.archive.whiteout import WhiteoutFormat
+from layerfs.archive.whiteout import WhiteoutFormat, overlay_format
 from layerfs.driver import (
     NO_OPTIONS,
     Capabilities,
@@ -36,9 +38,8 @@ from layerfs.errors import (
 from layerfs.ids import GraphID, parse_graph_id
 from layerfs.linux.mount import release, takes_single_layers
 from layerfs.linux.mountinfo import holders, is_mount, mounts_below
-from layerfs.linux.userns import in_user_namespace
 from layerfs.mountcount import MountCount
-from layerfs.overlay.layout import Layout
+from layerfs.overlay.layout import PER_LAYER, Layout, Shape
 from layerfs.overlay.stack import MOST_LAYERS, Stack, stack
 from layerfs.overlay.ways import BY_KERNEL, ByKernel, Way
 from layerfs.values import frozen
@@ -52,10 +53,17 @@ if TYPE_CHECKING:
 
 _KEPT_BY = {"ext4": "project quota; ext4 holds nobody to it who has CAP_SYS_RESOURCE over the host"}
 
+_MARKS = {
+    WhiteoutFormat.OVERLAY: "trusted.overlay.*",
+    WhiteoutFormat.OVERLAY_USER: "user.overlay.* (userxattr)",
+    WhiteoutFormat.AUFS: "files named .wh.*",
+}
+
 
 @frozen
 class OverlayDriver:
-    """A :class:`layerfs.driver.Driver` that stacks directories, by the kernel or over FUSE.
+    """A :class:`layerfs.driver.Driver` that stacks directories, by the kernel or over FUSE: overlay's, or
+    others with another ``layout`` and ``format``.
 
     Either way the layers on disk are the same. With ``instead`` it mounts by that way what ``way`` cannot
     mount in this place: from the first mount that failed so, and until :meth:`open` finds that it can.
@@ -71,6 +79,9 @@ class OverlayDriver:
     name: str = "overlay"
     way: Way = BY_KERNEL
     instead: Way | None = None
+    most_layers: int = MOST_LAYERS
+    no_limits_because: str = ""
+    """Why a layer cannot be limited, whatever the host can do."""
 
     @classmethod
     def open(
@@ -82,12 +93,17 @@ class OverlayDriver:
         name: str = "overlay",
         way: Way = BY_KERNEL,
         instead: Way | None = None,
+        shape: Shape = PER_LAYER,
+        format: WhiteoutFormat | None = None,
+        most_layers: int = MOST_LAYERS,
+        no_limits_because: str = "",
     ) -> OverlayDriver:
-        layout = Layout(Path(os.path.abspath(home)), Path(os.path.abspath(runroot)))
+        """``format``: None for overlay's own."""
+        layout = Layout(Path(os.path.abspath(home)), Path(os.path.abspath(runroot)), shape)
         layout.make(read_only=read_only)
-        # Nobody may set trusted.* without privilege over the host (userxattr: Linux 5.11).
-        format = WhiteoutFormat.OVERLAY_USER if in_user_namespace() else WhiteoutFormat.OVERLAY
-        driver = cls(layout, format, read_only, name, way, instead)
+        driver = cls(
+            layout, format or overlay_format(), read_only, name, way, instead, most_layers, no_limits_because
+        )
         if not read_only:
             driver._sweep()
         if layout.reason():
@@ -103,7 +119,7 @@ class OverlayDriver:
         from layerfs.overlay.probe import probe
 
         try:
-            probe(self.layout.home, self.way)
+            probe(self.layout.home, self.way, self.format)
         except NotSupported as error:
             self.layout.set_reason(f"{error}\n{error.hint}", read_only=self.read_only)
             return True
@@ -120,7 +136,7 @@ class OverlayDriver:
             inode_limit=not missing,
             no_limits_because=missing,
             labels=_takes_labels() and isinstance(self._mounts_by, ByKernel),
-            max_depth=MOST_LAYERS,
+            max_depth=self.most_layers,
             rootless=True,
         )
 
@@ -128,7 +144,7 @@ class OverlayDriver:
     def _limits(self) -> Limits:
         from layerfs.overlay.limits import Limits
 
-        return Limits(self.layout.home)
+        return Limits(self.layout.home, self.no_limits_because)
 
     # Layers come and go
 
@@ -145,17 +161,18 @@ class OverlayDriver:
 
         with self._writing(f"create layer {id}"):
             below = [] if parent is None else [parent, *self.layout.ancestors(parent)]
-            if len(below) >= MOST_LAYERS:
+            if len(below) >= self.most_layers:
+                number, most = len(below) + 1, self.most_layers
                 raise DepthExceeded(
-                    f"layer {id} would be number {len(below) + 1} of a chain; overlay stacks {MOST_LAYERS}",
+                    f"layer {id} would be number {number} of a chain; {self.name} stacks {most}",
                     hint="build the image with fewer layers",
                 )
             self._limits.check(options)
             directory = self.layout.claim(id)
             # Before anything is in it: what is made in a directory inherits its project.
             self._limits.set(directory, options)
-            make_root(self.layout.diff(id), self.layout.diff(below[0]) if below else None, self.format)
             self.layout.work(id).mkdir(mode=0o700)
+            make_root(self.layout.diff(id), self.layout.diff(below[0]) if below else None, self.format)
             self.layout.write_ancestors(id, below)
 
     def remove(self, id: GraphID, /) -> None:
@@ -170,7 +187,7 @@ class OverlayDriver:
                 self._limits.remove(gone)
 
     def _refuse_foreign_mounts(self, id: GraphID) -> None:
-        for entry in mounts_below(self.layout.layer(id)):
+        for entry in chain.from_iterable(map(mounts_below, self.layout.places(id))):
             where = Path(os.fsdecode(entry.mount_point))
             raise MountBusy(
                 f"layer {id} cannot be removed: somebody mounted {entry.fstype} at {where}",
@@ -339,7 +356,7 @@ class OverlayDriver:
         self.layout.require(id)
         with translated(f"measure layer {id}"):
             self._settle(id)
-            limited = self._limits.usage(self.layout.layer(id))
+            limited = self._limits.usage(self.layout.places(id)[0])
             return limited or Usage(*disk_usage(self.layout.diff(id)))
 
     def metadata(self, id: GraphID, /) -> Mapping[str, str]:
@@ -356,16 +373,15 @@ class OverlayDriver:
     def status(self) -> Mapping[str, str]:
         from layerfs.linux.backing import file_system
 
-        user = self.format is WhiteoutFormat.OVERLAY_USER
         backing = file_system(self.layout.home)
         return {
             "home": str(self.layout.home),
             "backing file system": backing,
             **self._mounted_by(),
             "native diff": "yes: from the upper directory alone",
-            "marks": "user.overlay.* (userxattr)" if user else "trusted.overlay.*",
+            "marks": _MARKS[self.format],
             "limits": self._limits.missing or _KEPT_BY.get(backing, "project quota"),
-            "most layers": str(MOST_LAYERS),
+            "most layers": str(self.most_layers),
         }
 
     def _mounted_by(self) -> Mapping[str, str]:

@@ -1,18 +1,21 @@
-"""The home of layers for overlay: which file lies where, and how it comes and goes.
+"""The home of stacked layers: which file lies where, and how it comes and goes.
 
 ::
 
     home/                     0700
-    home/.empty/              the second lower directory of a mount that has but one layer
+    home/.empty/              the second lower directory of an overlay mount that has but one layer
     home/.without-kernel      why the kernel cannot mount it here, so that FUSE does; usually not there
     home/.removing-XXXX/      a layer on its way out; it is no layer any more
+    runroot/mnt/ID/           where it is mounted
+    runroot/counts/           how often
+    runroot/log/ID            what the process said that serves it, or served it last, over FUSE
+
+and, in a home of overlay (:data:`PER_LAYER`)::
+
     home/ID/
     home/ID/lower             how many layers lie below, and their ids, nearest first, one a line
     home/ID/diff/             what the layer itself holds; the root carries the image's attributes
     home/ID/work/             overlay's scratch: there as long as the layer may be written
-    runroot/mnt/ID/           where it is mounted
-    runroot/counts/           how often
-    runroot/log/ID            what the process said that serves it, or served it last, over FUSE
 
 ``lower`` names all layers below, so that a mount reads one file and follows no chain. It is written last:
 a layer where it is missing, or shorter than it says, is one whose creation did not finish. Mount
@@ -22,15 +25,99 @@ points lie apart, so that a home that is read-only, or shared by several hosts, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from layerfs.errors import LayerExists, LayerNotFound, StoreDamaged
 from layerfs.ids import GraphID, parse_graph_id
 from layerfs.values import frozen
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
+
 _REMOVING = ".removing-"
 _REASON = ".without-kernel"
+
+
+class Shape(Protocol):
+    """Where in a home the parts of a layer lie."""
+
+    def make(self, home: Path) -> None:
+        """Make what every layer relies on."""
+
+    def names(self, home: Path) -> Iterable[str]:
+        """What may be a layer; names that begin with a dot are none."""
+
+    def exists(self, home: Path, id: GraphID) -> bool: ...
+
+    def places(self, home: Path, id: GraphID) -> Sequence[Path]:
+        """Directories of the layer alone. The first is what a limit applies to."""
+
+    def diff(self, home: Path, id: GraphID) -> Path: ...
+
+    def work(self, home: Path, id: GraphID) -> Path: ...
+
+    def claim(self, home: Path, id: GraphID) -> None:
+        """Make the beginning of a new layer; FileExistsError if there is one."""
+
+    def below(self, home: Path, id: GraphID) -> list[str] | None:
+        """The ids below, nearest first; None when the layer is not whole."""
+
+    def write_below(self, home: Path, id: GraphID, ids: Sequence[GraphID]) -> None:
+        """Make the layer whole. Afterwards a loss of power does not take it away again."""
+
+    def detach(self, home: Path, id: GraphID, gone: Path) -> None:
+        """Move all of the layer to ``gone``, which is not there yet. FileNotFoundError: there is nothing."""
+
+
+class _PerLayer:
+    """One directory for each layer."""
+
+    def make(self, home: Path) -> None:
+        (home / ".empty").mkdir(mode=0o755, exist_ok=True)
+
+    def names(self, home: Path) -> Iterable[str]:
+        return os.listdir(home)
+
+    def exists(self, home: Path, id: GraphID) -> bool:
+        return (home / id).is_dir()
+
+    def places(self, home: Path, id: GraphID) -> Sequence[Path]:
+        return (home / id,)
+
+    def diff(self, home: Path, id: GraphID) -> Path:
+        return home / id / "diff"
+
+    def work(self, home: Path, id: GraphID) -> Path:
+        return home / id / "work"
+
+    def claim(self, home: Path, id: GraphID) -> None:
+        (home / id).mkdir(mode=0o700)
+
+    def below(self, home: Path, id: GraphID) -> list[str] | None:
+        try:
+            count, *ids = (home / id / "lower").read_text(encoding="utf-8").split("\n")
+        except FileNotFoundError:
+            return None
+        # What follows the last line break is empty.
+        return ids[:-1] if ids and count == str(len(ids) - 1) else None
+
+    def write_below(self, home: Path, id: GraphID, ids: Sequence[GraphID]) -> None:
+        """Syncing a new file makes the directories that lead to it durable as well, on every file system
+        that can hold an upper directory: one wait for the disk, where each directory would cost another."""
+        with (home / id / "lower").open("x", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in (len(ids), *ids))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def detach(self, home: Path, id: GraphID, gone: Path) -> None:
+        (home / id).rename(gone)
+
+
+PER_LAYER = _PerLayer()
 
 
 @frozen
@@ -39,6 +126,7 @@ class Layout:
 
     home: Path
     runroot: Path
+    shape: Shape = PER_LAYER
 
     @property
     def empty(self) -> Path:
@@ -48,14 +136,15 @@ class Layout:
     def counts(self) -> Path:
         return self.runroot / "counts"
 
-    def layer(self, id: GraphID) -> Path:
-        return self.home / parse_graph_id(id)
+    def places(self, id: GraphID) -> Sequence[Path]:
+        """Directories of the layer alone. The first is what a limit applies to."""
+        return self.shape.places(self.home, parse_graph_id(id))
 
     def diff(self, id: GraphID) -> Path:
-        return self.layer(id) / "diff"
+        return self.shape.diff(self.home, parse_graph_id(id))
 
     def work(self, id: GraphID) -> Path:
-        return self.layer(id) / "work"
+        return self.shape.work(self.home, parse_graph_id(id))
 
     def mount_point(self, id: GraphID) -> Path:
         return self.runroot / "mnt" / parse_graph_id(id)
@@ -87,14 +176,14 @@ class Layout:
         if read_only:
             return
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.empty.mkdir(mode=0o755, exist_ok=True)
+        self.shape.make(self.home)
 
     def leftovers(self) -> list[Path]:
         """What removals that did not finish left; no layers any more."""
         return [self.home / name for name in os.listdir(self.home) if name.startswith(_REMOVING)]
 
     def exists(self, id: GraphID) -> bool:
-        return self.layer(id).is_dir()
+        return self.shape.exists(self.home, parse_graph_id(id))
 
     def require(self, id: GraphID) -> None:
         if not self.exists(id):
@@ -103,44 +192,32 @@ class Layout:
     def ids(self) -> Iterator[GraphID]:
         if not self.home.exists():
             return
-        for name in sorted(os.listdir(self.home)):
+        for name in sorted(self.shape.names(self.home)):
             if not name.startswith("."):
                 yield GraphID(name)
 
     def claim(self, id: GraphID) -> Path:
-        """Make the directory of a new layer, with nothing in it."""
-        directory = self.layer(id)
+        """Begin a new layer. The answer is the directory that a limit applies to."""
         try:
-            directory.mkdir(mode=0o700)
+            self.shape.claim(self.home, parse_graph_id(id))
         except FileExistsError:
             raise LayerExists(f"layer {id} is there already") from None
-        return directory
+        return self.places(id)[0]
 
     def ancestors(self, id: GraphID) -> list[GraphID]:
         """The layers below ``id``, nearest first."""
         self.require(id)
-        try:
-            count, *ids = (self.layer(id) / "lower").read_text(encoding="utf-8").split("\n")
-        except FileNotFoundError:
-            count, ids = "", []
-        # What follows the last line break is empty.
-        if not ids or count != str(len(ids) - 1):
+        ids = self.shape.below(self.home, parse_graph_id(id))
+        if ids is None:
             raise StoreDamaged(
-                f"the creation of layer {id} did not finish: its file 'lower' is missing or cut short",
+                f"layer {id} is not whole: its creation, or its removal, did not finish",
                 hint="remove the layer",
             )
-        return [GraphID(ancestor) for ancestor in ids[:-1]]
+        return [GraphID(ancestor) for ancestor in ids]
 
     def write_ancestors(self, id: GraphID, ancestors: list[GraphID]) -> None:
-        """Write ``lower``, and see that a loss of power will not take the layer away again.
-
-        Syncing a new file makes the directories that lead to it durable as well, on every file system
-        that can hold an upper directory: one wait for the disk, where each directory would cost another.
-        """
-        with (self.layer(id) / "lower").open("x", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in (len(ancestors), *ancestors))
-            file.flush()
-            os.fsync(file.fileno())
+        """Make the layer whole, and see that a loss of power will not take it away again."""
+        self.shape.write_below(self.home, parse_graph_id(id), ancestors)
 
     def is_writable(self, id: GraphID) -> bool:
         return self.work(id).is_dir()
@@ -156,7 +233,7 @@ class Layout:
         hurry: what a dead process leaves there the next open removes. None: there is no such layer."""
         gone = self.home / f"{_REMOVING}{os.urandom(16).hex()}"
         try:
-            self.layer(id).rename(gone)
+            self.shape.detach(self.home, parse_graph_id(id), gone)
         except FileNotFoundError:
             return None
         return gone

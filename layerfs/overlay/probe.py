@@ -11,7 +11,7 @@ import os
 import stat
 from pathlib import Path
 
-from layerfs.archive.whiteout import WhiteoutFormat
+from layerfs.archive.whiteout import WhiteoutFormat, overlay_format
 from layerfs.errors import NotSupported, SystemFailure
 from layerfs.linux.backing import file_system, nearest, scratch
 from layerfs.linux.mount import release
@@ -26,8 +26,9 @@ _OTHER_PLACE = "put the store on ext4, xfs (with ftype=1), btrfs or tmpfs"
 _BE_ROOT = "run as root, or inside: unshare --user --map-root-user --map-auto --mount"
 
 
-def probe(home: Path, way: Way) -> None:
-    """Return if layers kept at ``home`` can be mounted by ``way``; :class:`NotSupported` says why not.
+def probe(home: Path, way: Way, format: WhiteoutFormat | None = None) -> None:
+    """Return if layers kept at ``home``, marked in this ``format`` (None: overlay's own), can be mounted by
+    ``way``; :class:`NotSupported` says why not.
 
     Tries it in a temporary directory beside, or above, and leaves nothing there.
     """
@@ -38,25 +39,26 @@ def probe(home: Path, way: Way) -> None:
         raise NotSupported(missing, hint=mend)
     place = nearest(home)
     with scratch(place, "overlay") as directory:
-        _Trial(directory, place, way).run()
+        _Trial(directory, place, way, format or overlay_format()).run()
 
 
 class _Trial:
     """The layers ``one`` and ``two`` below ``upper``, all of them in ``scratch``."""
 
-    def __init__(self, scratch: Path, place: Path, way: Way) -> None:
+    def __init__(self, scratch: Path, place: Path, way: Way, format: WhiteoutFormat) -> None:
         self.scratch = scratch
         self.place = place
         self.way = way
         self.type = file_system(place)
         self.in_userns = in_user_namespace()
-        self.format = WhiteoutFormat.OVERLAY_USER if self.in_userns else WhiteoutFormat.OVERLAY
+        self.format = format
 
     def run(self) -> None:
         for name in ("one/replaced/old", "two", "upper", "work", "merged"):
             (self.scratch / name).mkdir(parents=True)
         (self.scratch / "two" / "deleted").touch()
-        self._keep_marks()
+        if self.format.is_overlay:
+            self._keep_marks()
         merged = self.scratch / "merged"
         self._mount(merged)
         try:
@@ -84,7 +86,7 @@ class _Trial:
         lower = (self.scratch / "one", self.scratch / "two")
         stack = Stack(lower, self.scratch / "upper", self.scratch / "work")
         try:
-            mount = self.way.mount(stack, user_xattrs=self.in_userns, label="")
+            mount = self.way.mount(stack, user_xattrs=self.format is WhiteoutFormat.OVERLAY_USER, label="")
             self.way.perform(mount, merged, self.scratch / "log")
         except SystemFailure as error:
             raise NotSupported(f"no FUSE mount: {error}", hint=error.hint) from error

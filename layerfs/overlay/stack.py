@@ -19,9 +19,17 @@ class Stack:
     """The directories of one mount."""
 
     lower: tuple[Path, ...]
-    """Topmost first, at least one; at least two when there is no ``upper``."""
+    """Topmost first; at least one when there is no ``upper``."""
     upper: Path | None = None
     work: Path | None = None
+    empty: Path | None = None
+    """A directory with nothing in it, for where a mount wants more of them."""
+
+    def filled(self) -> Stack:
+        """The same for overlayfs, which takes no upper directory alone and no single lower one."""
+        if self.empty is None or len(self.lower) >= (2 if self.upper is None else 1):
+            return self
+        return Stack((*self.lower, self.empty), self.upper, self.work)
 
     def directories(self) -> list[str]:
         """As options of a mount."""
@@ -34,16 +42,11 @@ class Stack:
 def stack(layout: Layout, id: GraphID, marks: Marks, *, read_only: bool) -> Stack:
     """What to mount for ``id``.
 
-    A lone layer is mounted as well, above an empty directory, since overlay takes no single lower: so
-    that what a layer shows (escaped xattrs, whiteouts), and that nobody writes to it, never depends
-    on how many lie below.
+    A lone layer is mounted as well, so that what a layer shows (escaped xattrs, whiteouts), and that nobody
+    writes to it, never depends on how many lie below.
     """
-    below = [layout.diff(ancestor) for ancestor in layout.ancestors(id)]
+    own, below = layout.diff(id), [layout.diff(ancestor) for ancestor in layout.ancestors(id)]
     if read_only:
-        lower = until_opaque([layout.diff(id), *below], marks)
-        if len(lower) == 1:
-            lower.append(layout.empty)
-        return Stack(tuple(lower))
-    hides_all = marks.is_opaque(bytes(layout.diff(id)))
-    lower = [] if hides_all else until_opaque(below, marks)
-    return Stack(tuple(lower) or (layout.empty,), layout.diff(id), layout.work(id))
+        return Stack(tuple(until_opaque([own, *below], marks)), empty=layout.empty)
+    lower = [] if marks.is_opaque(bytes(own)) else until_opaque(below, marks)
+    return Stack(tuple(lower), own, layout.work(id), layout.empty)

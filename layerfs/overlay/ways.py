@@ -41,7 +41,7 @@ class ByKernel:
         return "", ""
 
     def mount(self, stack: Stack, *, user_xattrs: bool, label: str) -> Mount:
-        options = [*stack.directories(), *_FIXED]
+        options = [*stack.filled().directories(), *_FIXED]
         if user_xattrs:
             options.append("userxattr")
         if label:
@@ -64,6 +64,8 @@ BY_KERNEL = ByKernel()
 
 @frozen
 class ByFuse:
+    whiteouts: str = ""
+    """Whose marks the layers have; empty for overlay's."""
     name: str = "FUSE"
 
     def missing(self) -> tuple[str, str]:
@@ -75,6 +77,8 @@ class ByFuse:
         options = [*stack.directories(), "allow_other"]
         if user_xattrs:
             options.append("userxattr")
+        if self.whiteouts:
+            options.append(f"whiteouts={self.whiteouts}")
         return Mount("fuse.layerfs", "layerfs", tuple(options))
 
     def perform(self, mount: Mount, target: Path, log: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from layerfs.driver import Driver
 from layerfs.linux.diskusage import disk_usage
 from layerfs.testing.conformance import DriverConformance, Place

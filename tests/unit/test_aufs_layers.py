@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from layerfs.archive.changes import Change, ChangeKind
-from layerfs.driver import CreateOptions, Driver
+from layerfs.driver import CreateOptions
 from layerfs.errors import (
     DepthExceeded,
     EntryRefused,
@@ -25,34 +25,42 @@ from layerfs.errors import (
 from layerfs.ids import GraphID
 from layerfs.linux import aufs as aufs_options
 from layerfs.linux.mount import perform, umount
+from layerfs.overlay.driver import OverlayDriver
+from layerfs.overlay.ways import ByFuse, Way
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer
 from layerfs.testing.entries import directory, file, whiteout
 from layerfs.testing.model import read_items
-from layerfs_drivers.aufs._mounts import MOST_LAYERS, Way
-from layerfs_drivers.aufs.driver import AufsDriver
+from layerfs_drivers.aufs import DRIVER
+from layerfs_drivers.aufs._ways import MOST_LAYERS, ByAufs
 from tests.require import need
 
 ADDED, MODIFIED, DELETED = ChangeKind.ADDED, ChangeKind.MODIFIED, ChangeKind.DELETED
 PAGE = 4096
 
 
-@pytest.fixture
-def driver(tmp_path: Path) -> AufsDriver:
+def opened(where: Path, *, read_only: bool = False) -> OverlayDriver:
+    """A driver with its home in ``where``, which need not be able to mount anything."""
     need.root()
-    return AufsDriver.open(tmp_path / "home", tmp_path / "run", read_only=False)
-
-
-def mounted_by(driver: AufsDriver, way: Way) -> AufsDriver:
-    """The driver as it is on a host that stacks layers this way."""
-    driver = AufsDriver(driver.layout, driver.read_only)
-    driver.__dict__["way"] = way
+    (where / "home").mkdir(mode=0o700, parents=True, exist_ok=True)
+    driver = DRIVER.open(where / "home", where / "run", {}, read_only=read_only)
+    assert isinstance(driver, OverlayDriver)
     return driver
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> OverlayDriver:
+    return opened(tmp_path)
+
+
+def mounted_by(driver: OverlayDriver, way: Way) -> OverlayDriver:
+    """The driver as it is on a host that stacks layers this way."""
+    return OverlayDriver(driver.layout, driver.format, driver.read_only, driver.name, way)
 
 
 # Layout
 
 
-def test_layers_lie_as_dockers_aufs_driver_lays_them(driver: AufsDriver) -> None:
+def test_layers_lie_as_dockers_aufs_driver_lays_them(driver: OverlayDriver) -> None:
     make_layer(driver, BASE, [file(b"etc/passwd", b"root\n")])
     make_layer(driver, OTHER, [whiteout(b"etc/passwd"), file(b"new", b"")], BASE)
     driver.create_read_write(TOP, OTHER)
@@ -66,10 +74,10 @@ def test_layers_lie_as_dockers_aufs_driver_lays_them(driver: AufsDriver) -> None
     assert (home / "diff/base/etc/passwd").read_bytes() == b"root\n"
     assert os.listdir(home / "diff/other/etc") == [".wh.passwd"]
     assert driver.layout.is_writable(TOP) and not driver.layout.is_writable(OTHER)
-    assert driver.metadata(TOP)["branches"] == f"{home}/diff/top:{home}/diff/other:{home}/diff/base"
+    assert driver.metadata(TOP)["lowerdir"] == f"{home}/diff/other:{home}/diff/base"
 
 
-def test_a_chain_is_no_deeper_than_aufs_can_stack(driver: AufsDriver) -> None:
+def test_a_chain_is_no_deeper_than_aufs_can_stack(driver: OverlayDriver) -> None:
     parent = None
     for number in range(MOST_LAYERS):
         id = GraphID(f"layer-{number}")
@@ -79,13 +87,14 @@ def test_a_chain_is_no_deeper_than_aufs_can_stack(driver: AufsDriver) -> None:
         driver.create(TOP, parent)
 
 
-def test_limits_are_refused(driver: AufsDriver) -> None:
-    with pytest.raises(NotSupported, match="project quota"):
+def test_limits_are_refused(driver: OverlayDriver) -> None:
+    with pytest.raises(NotSupported) as caught:
         driver.create_read_write(TOP, None, options=CreateOptions(size=1 << 20))
+    assert "project quota" in caught.value.hint == driver.capabilities.no_limits_because
     assert not driver.exists(TOP)
 
 
-def test_a_layer_that_is_not_whole_is_named_and_can_be_removed(driver: AufsDriver) -> None:
+def test_a_layer_that_is_not_whole_is_named_and_can_be_removed(driver: OverlayDriver) -> None:
     driver.create(BASE, None)
     driver.create(TOP, BASE)
     home = driver.layout.home
@@ -104,7 +113,7 @@ def test_a_layer_that_is_not_whole_is_named_and_can_be_removed(driver: AufsDrive
     assert [os.listdir(home / part) for part in ("layers", "diff", "work")] == [[], [], []]
 
 
-def test_a_list_of_layers_that_leads_out_of_the_home_is_refused(driver: AufsDriver) -> None:
+def test_a_list_of_layers_that_leads_out_of_the_home_is_refused(driver: OverlayDriver) -> None:
     driver.create(BASE, None)
     (driver.layout.home / "layers/base").write_text("../../etc\n")
     with pytest.raises(Exception, match="not a layer id"):
@@ -114,10 +123,10 @@ def test_a_list_of_layers_that_leads_out_of_the_home_is_refused(driver: AufsDriv
 # Mounts as data
 
 
-def test_the_mount_of_aufs(driver: AufsDriver) -> None:
+def test_the_mount_of_aufs(driver: OverlayDriver) -> None:
     make_layer(driver, BASE, [])
     driver.create_read_write(TOP, BASE)
-    by_aufs = mounted_by(driver, Way.AUFS)
+    by_aufs = mounted_by(driver, ByAufs())
     diff = driver.layout.home / "diff"
     fixed = ("dio", "dirperm1", "noplink", "xino=/dev/shm/.layerfs-top.xino")
     (mount,) = by_aufs.mounts(TOP)
@@ -127,28 +136,29 @@ def test_the_mount_of_aufs(driver: AufsDriver) -> None:
     assert mount.options == (f"br:{diff}/top=ro+wh:{diff}/base=ro+wh", *fixed, "ro")
 
 
-def test_the_mount_by_fuse(driver: AufsDriver) -> None:
+def test_the_mount_by_fuse(driver: OverlayDriver) -> None:
     make_layer(driver, BASE, [])
     driver.create_read_write(TOP, BASE)
-    by_fuse = mounted_by(driver, Way.FUSE)
+    by_fuse = mounted_by(driver, ByFuse("aufs"))
     home = driver.layout.home
     (mount,) = by_fuse.mounts(TOP)
-    assert (mount.fstype, mount.source) == ("fuse.layerfs", "aufs")
+    assert (mount.fstype, mount.source) == ("fuse.layerfs", "layerfs")
     assert mount.options == (
-        "whiteouts=aufs",
         f"lowerdir={home}/diff/base",
         f"upperdir={home}/diff/top",
         f"workdir={home}/work/top",
+        "allow_other",
+        "whiteouts=aufs",
     )
     (mount,) = by_fuse.mounts(BASE)
-    assert mount.options == ("whiteouts=aufs", f"lowerdir={home}/diff/base", "ro")
+    assert mount.options == (f"lowerdir={home}/diff/base", "ro", "allow_other", "whiteouts=aufs")
 
 
-def test_layers_below_an_opaque_root_are_not_mounted(driver: AufsDriver) -> None:
+def test_layers_below_an_opaque_root_are_not_mounted(driver: OverlayDriver) -> None:
     make_layer(driver, BASE, [file(b"old", b"")])
     make_layer(driver, OTHER, [file(b".wh..wh..opq", b""), file(b"new", b"")], BASE)
     driver.create_read_write(TOP, OTHER)
-    (mount,) = mounted_by(driver, Way.AUFS).mounts(TOP)
+    (mount,) = mounted_by(driver, ByAufs()).mounts(TOP)
     diff = driver.layout.home / "diff"
     assert mount.options[0] == f"br:{diff}/top=rw:{diff}/other=ro+wh"
 
@@ -172,10 +182,10 @@ def test_branches_that_fit_are_mounted_at_once() -> None:
 @pytest.mark.parametrize("path", ["/a:b", "/a,b", "/a=b"])
 def test_a_path_that_aufs_would_misread_is_refused(tmp_path: Path, path: str) -> None:
     need.root()
-    driver = AufsDriver.open(tmp_path / path[1:] / "home", tmp_path / "run", read_only=False)
+    driver = opened(tmp_path / path[1:])
     driver.create(BASE, None)
     with pytest.raises(SystemFailure, match="aufs takes no branch"):
-        mounted_by(driver, Way.AUFS).mounts(BASE)
+        mounted_by(driver, ByAufs()).mounts(BASE)
 
 
 # What Docker left behind
@@ -250,20 +260,16 @@ def docker(tmp_path: Path) -> Docker:
     return docker
 
 
-def opened(docker: Docker) -> Driver:
-    return AufsDriver.open(docker.home, docker.home.parent / "run", read_only=False)
-
-
 def test_the_layers_that_docker_left_are_there(docker: Docker) -> None:
-    driver = opened(docker)
+    driver = opened(docker.home.parent)
     assert set(driver.ids()) == {IMAGE, INIT, CONTAINER}
     diff = docker.home / "diff"
-    assert driver.metadata(CONTAINER)["branches"] == f"{diff}/{CONTAINER}:{diff}/{INIT}:{diff}/{IMAGE}"
+    assert driver.metadata(CONTAINER)["lowerdir"] == f"{diff}/{INIT}:{diff}/{IMAGE}"
     assert driver.mounted(CONTAINER) == 0
 
 
 def test_changes_of_a_container_that_docker_left(docker: Docker) -> None:
-    driver = opened(docker)
+    driver = opened(docker.home.parent)
     assert list(driver.changes(CONTAINER, INIT)) == [
         Change(b"bin", MODIFIED),
         Change(b"bin/file", MODIFIED),
@@ -278,7 +284,7 @@ def test_changes_of_a_container_that_docker_left(docker: Docker) -> None:
 
 
 def test_nothing_of_aufs_itself_is_exported(docker: Docker) -> None:
-    driver = opened(docker)
+    driver = opened(docker.home.parent)
     with driver.diff(CONTAINER, INIT) as tar:
         items = {entry.name: content for entry, content in read_items(io.BytesIO(tar.read()))}
     assert sorted(items) == [
@@ -295,7 +301,7 @@ def test_nothing_of_aufs_itself_is_exported(docker: Docker) -> None:
 
 
 def test_what_docker_left_is_never_mounted_writable(docker: Docker) -> None:
-    driver = opened(docker)
+    driver = opened(docker.home.parent)
     (mount,) = driver.mounts(CONTAINER)
     assert "ro" in mount.options
     driver.create_read_write(TOP, CONTAINER)
@@ -304,7 +310,7 @@ def test_what_docker_left_is_never_mounted_writable(docker: Docker) -> None:
 
 
 def test_what_docker_left_is_removed_with_its_mount_point(docker: Docker) -> None:
-    driver = opened(docker)
+    driver = opened(docker.home.parent)
     target = docker.home / "mnt" / CONTAINER
     perform("bind", str(docker.home / "diff" / CONTAINER), ("bind",), target)
     try:
@@ -321,7 +327,7 @@ def test_what_docker_left_is_removed_with_its_mount_point(docker: Docker) -> Non
 def test_a_removal_that_docker_did_not_finish_can_be_finished(docker: Docker) -> None:
     (docker.home / "layers" / CONTAINER).unlink()
     (docker.home / "diff" / CONTAINER).rename(docker.home / "diff" / f"{CONTAINER}-removing")
-    driver = opened(docker)
+    driver = opened(docker.home.parent)
     gone = GraphID(f"{CONTAINER}-removing")
     assert set(driver.ids()) == {IMAGE, INIT, gone}
     with pytest.raises(StoreDamaged):
@@ -335,13 +341,13 @@ def test_a_removal_that_docker_did_not_finish_can_be_finished(docker: Docker) ->
 def test_a_home_that_docker_left_is_read_without_a_write(docker: Docker) -> None:
     before = sorted(docker.home.rglob("*"))
     os.chmod(docker.home, stat.S_IMODE(docker.home.stat().st_mode))
-    driver = AufsDriver.open(docker.home, docker.home.parent / "run", read_only=True)
+    driver = opened(docker.home.parent, read_only=True)
     list(driver.changes(CONTAINER, INIT))
     driver.mounts(CONTAINER, read_only=True)
     assert sorted(docker.home.rglob("*")) == before
 
 
-def test_a_whiteout_for_which_a_name_is_too_long_is_refused(driver: AufsDriver) -> None:
+def test_a_whiteout_for_which_a_name_is_too_long_is_refused(driver: OverlayDriver) -> None:
     make_layer(driver, BASE, [directory(b"d"), file(b"d/" + b"n" * 255, b"")])
     with pytest.raises(EntryRefused, match="File name too long"):
         make_layer(driver, TOP, [whiteout(b"d/" + b"n" * 255)], BASE)

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layerfs.archive.changes import Change, ChangeKind, walk_changes
-from layerfs.archive.upperdiff import upper_changes, upper_diff
 from layerfs.archive.pack import pack
+from layerfs.archive.upperdiff import upper_changes, upper_diff
 from layerfs.archive.whiteout import WhiteoutFormat
 from layerfs.errors import NotSupported
 from layerfs.linux.mount import perform, umount
