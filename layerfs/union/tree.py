@@ -79,8 +79,7 @@ class Tree:
 
     def is_up(self, node: Node) -> bool:
         """Whether it lies in the upper branch."""
-        top = node.branch if isinstance(node, File) else node.layers[0]
-        return top < self._first_lower
+        return node.key is not None if isinstance(node, File) else node.layers[0] < self._first_lower
 
     # By name
 
@@ -240,7 +239,7 @@ class Tree:
         if isinstance(node, File):
             if node.held is not None:
                 return Spot(None, b"/proc/self/fd/%d" % node.held, True)
-            directory, name = node.places[0] if node.branch < self._first_lower else node.home
+            directory, name = node.places[0] if node.key is not None else node.home
             return Spot(self.branches.fd(directory, node.branch), name, False)
         if node.dead:
             raise failure(errno.ENOENT)
@@ -249,7 +248,12 @@ class Tree:
         return Spot(self.branches.fd(node.parent, node.layers[0]), node.name, False)
 
     def status(self, node: Node) -> os.stat_result:
-        if isinstance(node, Directory) and node.last is not None:
+        if isinstance(node, File):
+            if node.held is not None:
+                return os.stat(node.held)
+            directory, name = node.places[0] if node.key is not None else node.home
+            return os.stat(name, dir_fd=self.branches.fd(directory, node.branch), follow_symlinks=False)
+        if node.last is not None:
             return node.last
         dir_fd, name, follow = self.spot(node)
         return os.stat(name, dir_fd=dir_fd, follow_symlinks=follow)
@@ -258,9 +262,9 @@ class Tree:
         if status is None:
             status = self.status(node)
         if isinstance(node, File):
-            nlink = status.st_nlink if node.places or node.branch < self._first_lower else 0
+            nlink = status.st_nlink if node.places or node.key is not None else 0
         elif node.dead:
             nlink = 0
         else:
             nlink = status.st_nlink if len(node.layers) == 1 else 1
-        return attributes(status, ino=node.number, nlink=nlink)
+        return attributes(status, node.number, nlink)
