@@ -180,7 +180,20 @@ class Tree:
         if own is None:
             return None
         origin = read_one(path_at(self.branches.fd(directory, 0), name), own)
-        return None if origin is None else self.numbers.number_of_origin(origin)
+        if not origin:
+            return None
+        number = self.numbers.number_of_origin(origin)
+        return number if number is not None else self._number_below(directory, name, origin)
+
+    def _number_below(self, directory: Directory, name: bytes, origin: bytes) -> int | None:
+        """The number, where files cannot be opened by their handles (in a user namespace): as long as the
+        copy was not renamed, the origin lies under the same name."""
+        for branch in directory.layers[1:]:
+            dir_fd = self.branches.fd(directory, branch)
+            status, _ = self.dialect.find(dir_fd, name)
+            if status is not None and self.numbers.origin_of(status.st_dev, dir_fd, name) == origin:
+                return self.numbers.of(status.st_dev, status.st_ino)
+        return None
 
     def shows_below(self, directory: Directory, name: bytes) -> bool:
         """Whether the name would be seen in a directory if the upper branch had nothing under it."""

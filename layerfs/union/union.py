@@ -111,7 +111,9 @@ class Union:
         self._directories = Directories(tree)
 
     def close(self) -> None:
-        """Close all descriptors, open handles included. Nothing is flushed: see :meth:`syncfs`. Again: no harm."""
+        """Close all descriptors, open handles included. Nothing is flushed: see :meth:`syncfs`.
+
+        Once more does no harm."""
         if self._closed:
             return
         self._closed = True

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from layerfs.linux.rename import RENAME_EXCHANGE, RENAME_NOREPLACE
+from layerfs.union.overlay import TRUSTED
 
 Step = tuple[Any, ...]
 
@@ -59,6 +60,22 @@ def _xattr(rng: random.Random) -> tuple[bytes, bytes]:
     if name.startswith(b"system."):
         return name, acl(rng)
     return name, capability() if name == b"security.capability" else bytes([rng.randrange(97, 123)])
+
+
+def some_steps(rng: random.Random, count: int, *, privileged: bool = True) -> list[Step]:
+    """``privileged``: with what only root of the host may do."""
+    steps: list[Step] = []
+    while len(steps) < count:
+        step = a_step(rng)
+        if privileged or not _needs_privilege(step):
+            steps.append(step)
+    return steps
+
+
+def _needs_privilege(step: Step) -> bool:
+    if step[0] == "mknod":
+        return stat.S_ISCHR(step[2])
+    return any(isinstance(word, bytes) and word.startswith((b"trusted.", b"security.")) for word in step)
 
 
 def a_step(rng: random.Random) -> Step:
@@ -158,18 +175,19 @@ _KINDS = (
 )
 
 
-def make_layers(rng: random.Random, below: Path, count: int) -> list[Path]:
-    """Lower directories for an overlay, topmost first, with whiteouts and opaque directories."""
+def make_layers(rng: random.Random, below: Path, count: int, *, prefix: bytes = TRUSTED) -> list[Path]:
+    """Lower directories for an overlay, topmost first, with whiteouts and opaque directories (in the xattrs
+    with that ``prefix``)."""
     layers = [below / f"lower{number}" for number in range(count)]
     for layer in layers:
         layer.mkdir()
         for _ in range(rng.randrange(4, 16)):
-            _make_something(rng, layer, a_path(rng), lowest=layer is layers[-1])
+            _make_something(rng, layer, a_path(rng), prefix, lowest=layer is layers[-1])
         _age(os.fsencode(layer), rng)
     return layers
 
 
-def _make_something(rng: random.Random, layer: Path, path: bytes, *, lowest: bool) -> None:
+def _make_something(rng: random.Random, layer: Path, path: bytes, prefix: bytes, *, lowest: bool) -> None:
     top = os.fsencode(layer)
     at = top + b"/" + path
     try:
@@ -182,7 +200,8 @@ def _make_something(rng: random.Random, layer: Path, path: bytes, *, lowest: boo
                 os.chmod(at, rng.choice(_MODES))
                 if rng.random() < 0.3:
                     name, value = _xattr(rng)
-                    if b"overlay" not in name and not name.endswith(b"default"):
+                    of_root = name.startswith((b"trusted.", b"security.")) and prefix != TRUSTED
+                    if b"overlay" not in name and not name.endswith(b"default") and not of_root:
                         os.setxattr(at, name, value)
             case "sparse":
                 _write(at, b"")
@@ -203,7 +222,7 @@ def _make_something(rng: random.Random, layer: Path, path: bytes, *, lowest: boo
                 os.mknod(at, stat.S_IFCHR, 0)
             case "opaque" if not lowest:
                 os.mkdir(at)
-                os.setxattr(at, b"trusted.overlay.opaque", b"y")
+                os.setxattr(at, prefix + b"opaque", b"y")
     except (FileExistsError, NotADirectoryError, FileNotFoundError):
         pass
 
