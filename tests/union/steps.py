@@ -14,8 +14,9 @@ from layerfs.union.overlay import TRUSTED
 
 Step = tuple[Any, ...]
 
-NAMES = (b"a", b"b", b"c", b"d")
-_DEPTHS = (1, 1, 1, 2, 2, 2, 3)
+_NAMES = (b"a", b"a", b"a", b"b", b"b", b"c", b"d")
+"""Some more often than others: they are in the way of each other."""
+_DEPTHS = (1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4)
 OLD_NS = 10**18
 _MODES = (0o644, 0o600, 0o755, 0o4755, 0o2755, 0o2644, 0o1777, 0o000, 0o666)
 _DIRECTORY_MODES = (0o755, 0o700, 0o2775, 0o1777, 0o777)
@@ -48,7 +49,7 @@ def capability() -> bytes:
 
 
 def a_path(rng: random.Random) -> bytes:
-    return b"/".join(rng.choice(NAMES) for _ in range(rng.choice(_DEPTHS)))
+    return b"/".join(rng.choice(_NAMES) for _ in range(rng.choice(_DEPTHS)))
 
 
 def _content(rng: random.Random) -> bytes:
@@ -107,7 +108,7 @@ def a_step(rng: random.Random) -> Step:
             )
             return kind, path, mode, rdev
         case "symlink":
-            return kind, path, b"nowhere" + rng.choice(NAMES)
+            return kind, path, b"nowhere" + rng.choice(_NAMES)
         case "link":
             return kind, path, a_path(rng)
         case "rename":

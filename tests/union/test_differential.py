@@ -64,8 +64,11 @@ class Ground:
 def differences(base: Path, seed: int, steps: Sequence[Step], prefix: bytes = TRUSTED) -> list[str]:
     """Where the two part; empty when they agree."""
     scratch = Path(tempfile.mkdtemp(dir=base))
+    descriptors = len(os.listdir("/proc/self/fd"))
     try:
-        return _run(Ground(scratch, seed, prefix), steps, forgetful=seed % 3 == 0)
+        found = _run(Ground(scratch, seed, prefix), steps, forgetful=seed % 3 == 0)
+        left = len(os.listdir("/proc/self/fd")) - descriptors
+        return [*found, f"{left} descriptors are left"] if left else found
     except Exception:
         return [traceback.format_exc()]
     finally:

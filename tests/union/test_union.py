@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -406,6 +407,58 @@ def test_every_spelling_of_opaque_is_heeded_and_none_is_shown(base: Path, prefix
         assert union.listxattr(d) == [b"user.mine"]
         with fails(errno.ENODATA):
             union.getxattr(d, prefix + b"opaque")
+
+
+def test_a_copy_without_data_is_refused_as_by_the_kernel(base: Path, make: Callable[[], Union]) -> None:
+    need.overlay(base)
+    (base / "lower/f").write_bytes(b"content")
+    (base / "merged").mkdir()
+    dirs = [f"lowerdir={base}/lower", f"upperdir={base}/upper", f"workdir={base}/work"]
+    perform("overlay", "overlay", [*dirs, "metacopy=on"], base / "merged")
+    (base / "merged/f").chmod(0o600)
+    umount(base / "merged")
+    perform("overlay", "overlay", [*dirs, "metacopy=off", "redirect_dir=nofollow"], base / "merged")
+    with fails(errno.EPERM):
+        (base / "merged/f").read_bytes()
+    umount(base / "merged")
+    union = make()
+    id = union.lookup(ROOT, b"f").id
+    with fails(errno.EPERM):
+        union.open(id, os.O_RDONLY)
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("many_descriptors")
+def test_hundreds_of_branches(base: Path) -> None:
+    count = 600
+    for number in range(count):
+        (base / f"lower/{number}/d").mkdir(parents=True)
+        (base / f"lower/{number}/e").mkdir(parents=True)
+        (base / f"lower/{number}/d/f{number}").write_bytes(b"%d" % number)
+    branches = [base / f"lower/{number}" for number in range(count)]
+    union = Union(branches, base / "upper", base / "work", volatile=True)
+    with contextlib.closing(union):
+        d, e = union.lookup(ROOT, b"d").id, union.lookup(ROOT, b"e").id
+        assert len(names(union, d)) == count + 2
+        made = union.mkdir(d, b"made", 0o755, US)
+        union.rename(d, b"made", e, b"moved")
+        union.rename(d, b"f599", e, b"f599")
+        union.rename(d, b"f598", e, b"f599", 2)
+        union.unlink(d, b"f0")
+        assert sorted(names(union, e)) == [b".", b"..", b"f599", b"moved"]
+        fh = union.open(union.lookup(e, b"f599").id, os.O_RDONLY)
+        assert os.pread(fh, 9, 0) == b"598"
+        assert union.lookup(e, b"moved").id == made.id
+    with contextlib.closing(Union(branches, base / "upper", base / "work", volatile=True)) as union:
+        assert len(names(union, union.lookup(ROOT, b"d").id)) == count
+        assert sorted(names(union, union.lookup(ROOT, b"e").id)) == [b".", b"..", b"f599", b"moved"]
 
 
 # Read-only
