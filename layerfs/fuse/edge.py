@@ -67,7 +67,7 @@ def _answered(
 ) -> Callable[Concatenate[Edge, _P], Coroutine[Any, Any, _R]]:
     """As pyfuse3 wants a handler, with every error turned into an errno."""
 
-    async def handler(edge: Edge, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    async def handler(edge: Edge, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return method(edge, *args, **kwargs)
         except OSError as error:

@@ -42,9 +42,9 @@ class Options:
 
 
 def split_options(text: str) -> list[str]:
-    """Single options. A comma in a value has a backslash before it, or stands between quotes."""
+    """Single options. A comma in a value has a backslash before it, or the value stands in quotes."""
     options = [""]
-    for token in re.findall(r'\\.|"[^"]*"|,|[^\\",]+|.', text, re.DOTALL):
+    for token in re.findall(r'\\.|(?<==)"[^"]*"(?=,|$)|,|[^\\",]+|.', text, re.DOTALL):
         if token == ",":
             options.append("")
         else:

@@ -6,13 +6,17 @@ import errno
 import importlib.util
 import os
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from layerfs.linux import fuseserver
 
 _TAIL = 2000
-"""Bytes of a log that an error quotes from."""
+"""Bytes of a log that tell how it ended."""
+
+_PATIENCE = 1.0
+"""Seconds to wait for that."""
 
 
 def missing() -> tuple[str, str]:
@@ -53,10 +57,19 @@ def death(target: Path, log: Path) -> str:
             return ""
     server = fuseserver.server_of(target)
     pid = "" if server is None else f" {server.pid}"
-    said = log.read_bytes()[-_TAIL:].decode(errors="replace")
-    ends = re.findall(rf"process{pid} ended with (.*)", said)
-    how = f"ended with {ends[-1]}" if ends else "ended"
-    return f"the FUSE process{pid} {how}; its log: {log}"
+    return f"the FUSE process{pid} ended{_how(pid, log)}; its log: {log}"
+
+
+def _how(pid: str, log: Path) -> str:
+    """As its parent writes it down, which may take a moment."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        said = log.read_bytes()[-_TAIL:].decode(errors="replace")
+        if ends := re.findall(rf"process{pid} ended (with .*)", said):
+            return f" {ends[-1]}"
+        if time.monotonic() > deadline:
+            return ""
+        time.sleep(0.01)
 
 
 def _escaped(path: Path) -> str:

@@ -76,7 +76,7 @@ def _parse(argv: Sequence[str]) -> _Call:
     )
     parser.add_argument("-f", "--foreground", action="store_true", help="stay, and tell on standard error")
     parser.add_argument("-t", dest="type", help=argparse.SUPPRESS)  # mount(8) names itself
-    parser.add_argument("-V", "--version", action="version", version=f"%(prog)s {_version()}")
+    parser.add_argument("-V", "--version", action=_Version, nargs=0, help="say which this is")
     parser.add_argument("source", nargs="?", default="layerfs", help="how lists of mounts call it")
     parser.add_argument("target", help="a directory to show it at")
     words = parser.parse_args(argv)
@@ -84,10 +84,13 @@ def _parse(argv: Sequence[str]) -> _Call:
     return _Call(parse(options), words.source, Path(os.path.realpath(words.target)), words.foreground)
 
 
-def _version() -> str:
-    from importlib.metadata import version
+class _Version(argparse.Action):
+    """Looking it up takes longer than mounting."""
 
-    return version("layerfs")
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        parser.exit(message=f"{parser.prog} {version('layerfs')}\n")
 
 
 def _serve(call: _Call, ready: Callable[[], None]) -> None:

@@ -259,6 +259,16 @@ class OverlayDriver:
 
         return death(target, log)
 
+    def _process(self, id: GraphID) -> str:
+        """Who serves the mount of the layer; empty when nobody needs to."""
+        if not self.layout.log(id).exists():
+            return ""
+        from layerfs.linux.fuseserver import server_of
+
+        target = self.layout.mount_point(id)
+        server = server_of(target)
+        return "" if server is None else self._death(id, target) or str(server.pid)
+
     def _refuse_dead(self, id: GraphID, target: Path) -> None:
         dead = self._death(id, target)
         if dead:
@@ -360,13 +370,15 @@ class OverlayDriver:
             return limited or Usage(*disk_usage(self.layout.diff(id)))
 
     def metadata(self, id: GraphID, /) -> Mapping[str, str]:
-        """``lowerdir`` (joined with colons, unescaped), ``upperdir``, ``workdir``, ``merged``."""
+        """``lowerdir`` (joined with colons, unescaped), ``upperdir``, ``workdir``, ``merged``; over FUSE
+        ``process``: who serves the mount, or how that ended."""
         with translated(f"look at layer {id}"):
             facts = {
                 "lowerdir": ":".join(str(path) for path in self._below(id)),
                 "upperdir": str(self.layout.diff(id)),
                 "workdir": str(self.layout.work(id)) if self.layout.is_writable(id) else "",
                 "merged": str(self.layout.mount_point(id)),
+                "process": self._process(id),
             }
             return {key: value for key, value in facts.items() if value}
 

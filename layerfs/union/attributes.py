@@ -26,20 +26,22 @@ class Attributes(NamedTuple):
     ctime_ns: int
 
 
-def attributes(status: os.stat_result, *, ino: int, nlink: int) -> Attributes:
-    return Attributes(
-        ino,
-        status.st_mode,
-        nlink,
-        status.st_uid,
-        status.st_gid,
-        status.st_rdev,
-        status.st_size,
-        status.st_blocks,
-        status.st_blksize,
-        status.st_atime_ns,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
+def attributes(status: os.stat_result, ino: int, nlink: int) -> Attributes:
+    return Attributes._make(
+        (
+            ino,
+            status.st_mode,
+            nlink,
+            status.st_uid,
+            status.st_gid,
+            status.st_rdev,
+            status.st_size,
+            status.st_blocks,
+            status.st_blksize,
+            status.st_atime_ns,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
     )
 
 

@@ -53,7 +53,8 @@ class Branches:
         self.writable = upper is not None
 
     def fd(self, directory: Directory, branch: int) -> int:
-        """A descriptor of the directory in a branch that has it, good until hundreds of others were used."""
+        """A descriptor of the directory in a branch that has it, good until hundreds of others were used:
+        not to be held while all branches are gone through."""
         if directory.parent is None:
             return self.all[branch].fd
         key = (branch, directory.id)

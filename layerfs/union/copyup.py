@@ -50,13 +50,14 @@ class CopyUp:
         tree, work = self._tree, self.work
         if directory.dead:
             raise failure(errno.ENOENT)
-        missing: list[Directory] = []
-        here: Directory | None = directory
-        while here is not None and not tree.is_up(here):
-            missing.append(here)
-            here = here.parent
-        for lower in reversed(missing):
-            self._copy_directory(work, lower)
+        if not tree.is_up(directory):
+            missing: list[Directory] = []
+            here: Directory | None = directory
+            while here is not None and not tree.is_up(here):
+                missing.append(here)
+                here = here.parent
+            for lower in reversed(missing):
+                self._copy_directory(work, lower)
         return tree.branches.fd(directory, 0)
 
     def _copy_directory(self, work: Work, directory: Directory) -> None:
@@ -82,6 +83,7 @@ class CopyUp:
             return
         source = tree.spot(file)
         status = tree.status(file)
+        tree.check_has_data(source)
         place = file.places[0] if file.places else None
         parent_fd = self.directory(place[0]) if place is not None else -1
         origin = self._origin_of(file, status)

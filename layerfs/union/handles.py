@@ -45,6 +45,7 @@ class Files:
             raise failure(errno.EISDIR)
         if node.kind != stat.S_IFREG:
             raise failure(errno.ELOOP if node.kind == stat.S_IFLNK else errno.ENXIO)
+        self._tree.check_has_data(self._tree.spot(node))
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             truncate = flags & os.O_TRUNC
             spot = self._change.copied(node, size=0 if truncate else None)

@@ -24,10 +24,11 @@ class Remove:
         file = self._existing(directory, name)
         if not isinstance(file, File):
             raise failure(errno.EISDIR, name)
+        whiteout = tree.shows_below(directory, name)
         dir_fd = self._copyup.directory(directory)
         kind = file.kind if tree.is_up(file) else 0
         self.hold(file)
-        tree.dialect.take(dir_fd, name, kind=kind, whiteout=tree.shows_below(directory, name))
+        tree.dialect.take(dir_fd, name, kind=kind, whiteout=whiteout)
         tree.left(directory, name)
         tree.nodes.remove_place(file, directory, name)
 
@@ -38,10 +39,11 @@ class Remove:
             raise failure(errno.ENOTDIR, name)
         if tree.listing(removed):
             raise failure(errno.ENOTEMPTY, name)
+        whiteout = tree.shows_below(directory, name)
         dir_fd = self._copyup.directory(directory)
         kind = stat.S_IFDIR if tree.is_up(removed) else 0
         last = tree.status(removed)
-        tree.dialect.take(dir_fd, name, kind=kind, whiteout=tree.shows_below(directory, name))
+        tree.dialect.take(dir_fd, name, kind=kind, whiteout=whiteout)
         tree.left(directory, name)
         tree.nodes.bury(removed, last)
 

@@ -68,7 +68,7 @@ class Rename:
         if is_directory(node) and not (self._tree.is_up(node) and len(node.layers) == 1):
             raise failure(errno.EXDEV, node.name)
 
-    def _copy_up(self, node: Node, place: Place, destination: Directory) -> None:
+    def _copy_up(self, node: Node, destination: Directory) -> None:
         """Have it in the upper branch, ready for its new directory."""
         if isinstance(node, File):
             self._copyup.file(node)
@@ -77,24 +77,20 @@ class Rename:
 
     def _move(self, moved: Node, old: Place, target: Node | None, new: Place) -> None:
         tree = self._tree
-        self._copyup.directory(old[0])
-        self._copyup.directory(new[0])
-        self._copy_up(moved, old, new[0])
-        old_fd, new_fd = tree.branches.fd(old[0], 0), tree.branches.fd(new[0], 0)
         directory = is_directory(moved)
+        whiteout = tree.shows_below(*old)
+        covers = directory and tree.shows_below(*new)
         last = tree.status(target) if is_directory(target) else None
+        old_fd, new_fd = self._in_upper(old, new)
+        self._copy_up(moved, new[0])
         if isinstance(target, File):
             self._remove.hold(target)
         emptied = is_directory(target) and tree.is_up(target) and tree.dialect.empty(new_fd, new[1])
         marked = emptied or tree.dialect.find(new_fd, new[1]).hides
-        if directory and (marked or tree.shows_below(*new)):
+        if covers or (directory and marked):
             tree.dialect.set_opaque(old_fd, old[1])
         tree.dialect.move(
-            (old_fd, old[1]),
-            (new_fd, new[1]),
-            directory=directory,
-            whiteout=tree.shows_below(*old),
-            marked=marked,
+            (old_fd, old[1]), (new_fd, new[1]), directory=directory, whiteout=whiteout, marked=marked
         )
         if isinstance(target, File):
             tree.nodes.remove_place(target, *new)
@@ -105,18 +101,24 @@ class Rename:
 
     def _exchange(self, moved: Node, old: Place, target: Node, new: Place) -> None:
         tree = self._tree
-        self._copyup.directory(old[0])
-        self._copyup.directory(new[0])
-        self._copy_up(moved, old, new[0])
-        self._copy_up(target, new, old[0])
-        old_fd, new_fd = tree.branches.fd(old[0], 0), tree.branches.fd(new[0], 0)
-        if is_directory(moved) and tree.shows_below(*new):
+        moved_covers = is_directory(moved) and tree.shows_below(*new)
+        target_covers = is_directory(target) and tree.shows_below(*old)
+        old_fd, new_fd = self._in_upper(old, new)
+        self._copy_up(moved, new[0])
+        self._copy_up(target, old[0])
+        if moved_covers:
             tree.dialect.set_opaque(old_fd, old[1])
-        if is_directory(target) and tree.shows_below(*old):
+        if target_covers:
             tree.dialect.set_opaque(new_fd, new[1])
         rename_at(old_fd, old[1], new_fd, new[1], RENAME_EXCHANGE)
         self._relocate(moved, old, new)
         self._relocate(target, new, old)
+
+    def _in_upper(self, old: Place, new: Place) -> tuple[int, int]:
+        """Descriptors of both directories in the upper branch."""
+        self._copyup.directory(old[0])
+        self._copyup.directory(new[0])
+        return self._tree.branches.fd(old[0], 0), self._tree.branches.fd(new[0], 0)
 
     def _relocate(self, node: Node, old: Place, new: Place) -> None:
         """The node has a new name."""

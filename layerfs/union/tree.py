@@ -79,8 +79,7 @@ class Tree:
 
     def is_up(self, node: Node) -> bool:
         """Whether it lies in the upper branch."""
-        top = node.branch if isinstance(node, File) else node.layers[0]
-        return top < self._first_lower
+        return node.key is not None if isinstance(node, File) else node.layers[0] < self._first_lower
 
     # By name
 
@@ -181,7 +180,20 @@ class Tree:
         if own is None:
             return None
         origin = read_one(path_at(self.branches.fd(directory, 0), name), own)
-        return None if origin is None else self.numbers.number_of_origin(origin)
+        if not origin:
+            return None
+        number = self.numbers.number_of_origin(origin)
+        return number if number is not None else self._number_below(directory, name, origin)
+
+    def _number_below(self, directory: Directory, name: bytes, origin: bytes) -> int | None:
+        """The number, where files cannot be opened by their handles (in a user namespace): as long as the
+        copy was not renamed, the origin lies under the same name."""
+        for branch in directory.layers[1:]:
+            dir_fd = self.branches.fd(directory, branch)
+            status, _ = self.dialect.find(dir_fd, name)
+            if status is not None and self.numbers.origin_of(status.st_dev, dir_fd, name) == origin:
+                return self.numbers.of(status.st_dev, status.st_ino)
+        return None
 
     def shows_below(self, directory: Directory, name: bytes) -> bool:
         """Whether the name would be seen in a directory if the upper branch had nothing under it."""
@@ -240,7 +252,7 @@ class Tree:
         if isinstance(node, File):
             if node.held is not None:
                 return Spot(None, b"/proc/self/fd/%d" % node.held, True)
-            directory, name = node.places[0] if node.branch < self._first_lower else node.home
+            directory, name = node.places[0] if node.key is not None else node.home
             return Spot(self.branches.fd(directory, node.branch), name, False)
         if node.dead:
             raise failure(errno.ENOENT)
@@ -248,8 +260,20 @@ class Tree:
             return Spot(self.branches.all[node.layers[0]].fd, b".", False)
         return Spot(self.branches.fd(node.parent, node.layers[0]), node.name, False)
 
+    def check_has_data(self, spot: Spot) -> None:
+        """EPERM, as from a kernel mount with ``metacopy=off``, for a copy made with ``metacopy=on``: its data
+        are in another branch, and it reads as zeros."""
+        own = self.dialect.own(b"metacopy")
+        if own is not None and read_one(spot.path, own) is not None:
+            raise failure(errno.EPERM)
+
     def status(self, node: Node) -> os.stat_result:
-        if isinstance(node, Directory) and node.last is not None:
+        if isinstance(node, File):
+            if node.held is not None:
+                return os.stat(node.held)
+            directory, name = node.places[0] if node.key is not None else node.home
+            return os.stat(name, dir_fd=self.branches.fd(directory, node.branch), follow_symlinks=False)
+        if node.last is not None:
             return node.last
         dir_fd, name, follow = self.spot(node)
         return os.stat(name, dir_fd=dir_fd, follow_symlinks=follow)
@@ -258,9 +282,9 @@ class Tree:
         if status is None:
             status = self.status(node)
         if isinstance(node, File):
-            nlink = status.st_nlink if node.places or node.branch < self._first_lower else 0
+            nlink = status.st_nlink if node.places or node.key is not None else 0
         elif node.dead:
             nlink = 0
         else:
             nlink = status.st_nlink if len(node.layers) == 1 else 1
-        return attributes(status, ino=node.number, nlink=nlink)
+        return attributes(status, node.number, nlink)

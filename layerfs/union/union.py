@@ -86,6 +86,7 @@ class Union:
         if (upper is None) != (workdir is None):
             raise ValueError("an upper directory needs a work directory, and the other way round")
         self._volatile = volatile
+        self._closed = False
         dialect = dialect or Overlay()
         branches = Branches(lower, upper)
         work: Work | None = None
@@ -110,7 +111,12 @@ class Union:
         self._directories = Directories(tree)
 
     def close(self) -> None:
-        """Close all descriptors, open handles included. Nothing is flushed: see :meth:`syncfs`."""
+        """Close all descriptors, open handles included. Nothing is flushed: see :meth:`syncfs`.
+
+        Once more does no harm."""
+        if self._closed:
+            return
+        self._closed = True
         self._files.close_all()
         self._nodes.close()
         self._tree.branches.close()

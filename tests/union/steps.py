@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from layerfs.linux.rename import RENAME_EXCHANGE, RENAME_NOREPLACE
+from layerfs.union.overlay import TRUSTED
 
 Step = tuple[Any, ...]
 
-NAMES = (b"a", b"b", b"c", b"d")
-_DEPTHS = (1, 1, 1, 2, 2, 2, 3)
+_NAMES = (b"a", b"a", b"a", b"b", b"b", b"c", b"d")
+"""Some more often than others: they are in the way of each other."""
+_DEPTHS = (1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4)
 OLD_NS = 10**18
 _MODES = (0o644, 0o600, 0o755, 0o4755, 0o2755, 0o2644, 0o1777, 0o000, 0o666)
 _DIRECTORY_MODES = (0o755, 0o700, 0o2775, 0o1777, 0o777)
@@ -47,7 +49,7 @@ def capability() -> bytes:
 
 
 def a_path(rng: random.Random) -> bytes:
-    return b"/".join(rng.choice(NAMES) for _ in range(rng.choice(_DEPTHS)))
+    return b"/".join(rng.choice(_NAMES) for _ in range(rng.choice(_DEPTHS)))
 
 
 def _content(rng: random.Random) -> bytes:
@@ -59,6 +61,22 @@ def _xattr(rng: random.Random) -> tuple[bytes, bytes]:
     if name.startswith(b"system."):
         return name, acl(rng)
     return name, capability() if name == b"security.capability" else bytes([rng.randrange(97, 123)])
+
+
+def some_steps(rng: random.Random, count: int, *, privileged: bool = True) -> list[Step]:
+    """``privileged``: with what only root of the host may do."""
+    steps: list[Step] = []
+    while len(steps) < count:
+        step = a_step(rng)
+        if privileged or not _needs_privilege(step):
+            steps.append(step)
+    return steps
+
+
+def _needs_privilege(step: Step) -> bool:
+    if step[0] == "mknod":
+        return stat.S_ISCHR(step[2])
+    return any(isinstance(word, bytes) and word.startswith((b"trusted.", b"security.")) for word in step)
 
 
 def a_step(rng: random.Random) -> Step:
@@ -90,7 +108,7 @@ def a_step(rng: random.Random) -> Step:
             )
             return kind, path, mode, rdev
         case "symlink":
-            return kind, path, b"nowhere" + rng.choice(NAMES)
+            return kind, path, b"nowhere" + rng.choice(_NAMES)
         case "link":
             return kind, path, a_path(rng)
         case "rename":
@@ -158,18 +176,19 @@ _KINDS = (
 )
 
 
-def make_layers(rng: random.Random, below: Path, count: int) -> list[Path]:
-    """Lower directories for an overlay, topmost first, with whiteouts and opaque directories."""
+def make_layers(rng: random.Random, below: Path, count: int, *, prefix: bytes = TRUSTED) -> list[Path]:
+    """Lower directories for an overlay, topmost first, with whiteouts and opaque directories (in the xattrs
+    with that ``prefix``)."""
     layers = [below / f"lower{number}" for number in range(count)]
     for layer in layers:
         layer.mkdir()
         for _ in range(rng.randrange(4, 16)):
-            _make_something(rng, layer, a_path(rng), lowest=layer is layers[-1])
+            _make_something(rng, layer, a_path(rng), prefix, lowest=layer is layers[-1])
         _age(os.fsencode(layer), rng)
     return layers
 
 
-def _make_something(rng: random.Random, layer: Path, path: bytes, *, lowest: bool) -> None:
+def _make_something(rng: random.Random, layer: Path, path: bytes, prefix: bytes, *, lowest: bool) -> None:
     top = os.fsencode(layer)
     at = top + b"/" + path
     try:
@@ -182,7 +201,8 @@ def _make_something(rng: random.Random, layer: Path, path: bytes, *, lowest: boo
                 os.chmod(at, rng.choice(_MODES))
                 if rng.random() < 0.3:
                     name, value = _xattr(rng)
-                    if b"overlay" not in name and not name.endswith(b"default"):
+                    of_root = name.startswith((b"trusted.", b"security.")) and prefix != TRUSTED
+                    if b"overlay" not in name and not name.endswith(b"default") and not of_root:
                         os.setxattr(at, name, value)
             case "sparse":
                 _write(at, b"")
@@ -203,7 +223,7 @@ def _make_something(rng: random.Random, layer: Path, path: bytes, *, lowest: boo
                 os.mknod(at, stat.S_IFCHR, 0)
             case "opaque" if not lowest:
                 os.mkdir(at)
-                os.setxattr(at, b"trusted.overlay.opaque", b"y")
+                os.setxattr(at, prefix + b"opaque", b"y")
     except (FileExistsError, NotADirectoryError, FileNotFoundError):
         pass
 

@@ -29,7 +29,7 @@ from layerfs.union.work import Work
 from tests.properties.profile import LONG
 from tests.require import need
 from tests.union.calls import LATE_NS, OnKernel, OnUnion, answer, everything
-from tests.union.steps import Step, a_step, make_layers, to_aufs
+from tests.union.steps import Step, make_layers, some_steps, to_aufs
 
 ROUNDS = 2000 if LONG else 60
 STEPS = 120
@@ -106,8 +106,7 @@ def _without_links_of_directories(tree: dict[bytes, Any]) -> dict[bytes, Any]:
 
 
 def _steps(seed: int) -> list[Step]:
-    rng = random.Random(f"steps {seed}")
-    return [a_step(rng) for _ in range(STEPS)]
+    return some_steps(random.Random(f"steps {seed}"), STEPS)
 
 
 def as_layer(top: Path) -> Layer:

@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 
 from layerfs.linux.mount import perform, umount
+from layerfs.union.overlay import TRUSTED, Overlay
 from layerfs.union.union import Union
 from tests.properties.profile import LONG
 from tests.require import need
+from tests.rootlesskit import ordinary_user, run_as, scratch_of
 from tests.union.calls import Answer, OnKernel, OnUnion, answer, everything
-from tests.union.steps import Step, a_step, make_layers
+from tests.union.steps import Step, make_layers, some_steps
 
 STEPS = 120
 ROUNDS = 6000 if LONG else 300
@@ -31,36 +33,42 @@ OPTIONS = ["redirect_dir=nofollow", "index=off", "metacopy=off", "xino=off"]
 
 
 class Ground:
-    """Lower directories made of a seed, and uppers upon them."""
+    """Lower directories made of a seed, and uppers upon them. ``prefix``: of the xattrs of overlay."""
 
-    def __init__(self, base: Path, seed: int) -> None:
+    def __init__(self, base: Path, seed: int, prefix: bytes) -> None:
         self.base = base
+        self.prefix = prefix
         rng = random.Random(f"layers {seed}")
-        self.layers = make_layers(rng, base, rng.choice((1, 2, 2, 3, 4)))
+        self.layers = make_layers(rng, base, rng.choice((1, 2, 2, 3, 4)), prefix=prefix)
         for name in ("union", "kernel"):
             for part in ("", "/upper", "/work", "/merged"):
                 (base / f"{name}{part}").mkdir()
 
     def union(self, side: str) -> Union:
-        return Union(self.layers, self.base / side / "upper", self.base / side / "work", volatile=True)
+        upper, work = self.base / side / "upper", self.base / side / "work"
+        return Union(self.layers, upper, work, dialect=Overlay((self.prefix,)), volatile=True)
 
     @contextlib.contextmanager
     def kernel(self, side: str) -> Iterator[OnKernel]:
         at = self.base / side
         lower = "lowerdir=" + ":".join(str(layer) for layer in self.layers)
         dirs = [lower, f"upperdir={at}/upper", f"workdir={at}/work"]
-        perform("overlay", "overlay", [*dirs, *OPTIONS], at / "merged")
+        options = OPTIONS if self.prefix == TRUSTED else [*OPTIONS, "userxattr"]
+        perform("overlay", "overlay", [*dirs, *options], at / "merged")
         try:
             yield OnKernel(os.fsencode(at / "merged"))
         finally:
             umount(at / "merged", lazy=True)
 
 
-def differences(base: Path, seed: int, steps: Sequence[Step]) -> list[str]:
+def differences(base: Path, seed: int, steps: Sequence[Step], prefix: bytes = TRUSTED) -> list[str]:
     """Where the two part; empty when they agree."""
     scratch = Path(tempfile.mkdtemp(dir=base))
+    descriptors = len(os.listdir("/proc/self/fd"))
     try:
-        return _run(Ground(scratch, seed), steps, forgetful=seed % 3 == 0)
+        found = _run(Ground(scratch, seed, prefix), steps, forgetful=seed % 3 == 0)
+        left = len(os.listdir("/proc/self/fd")) - descriptors
+        return [*found, f"{left} descriptors are left"] if left else found
     except Exception:
         return [traceback.format_exc()]
     finally:
@@ -81,7 +89,8 @@ def _run(ground: Ground, steps: Sequence[Step], *, forgetful: bool) -> list[str]
                 live.close(slot)
                 kernel.close(slot)
             tree = everything(live)
-            numbers = {path: live.ino(path) for path in tree}
+            # In a user namespace neither can open a file by its handle.
+            numbers = {path: live.ino(path) for path in tree} if ground.prefix == TRUSTED else {}
             found += _compare("union live", tree, "kernel live", everything(kernel))
             found += _entries(live, tree)
             live.drop_caches()
@@ -134,15 +143,15 @@ def _entries(live: OnUnion, tree: dict[bytes, Answer]) -> list[str]:
     return found
 
 
-def shortest(base: Path, seed: int, steps: list[Step]) -> tuple[list[Step], list[str]]:
+def _shortest(base: Path, seed: int, steps: list[Step], prefix: bytes) -> tuple[list[Step], list[str]]:
     """Fewer steps that still show a difference, and the difference."""
-    found = differences(base, seed, steps)
+    found = differences(base, seed, steps, prefix)
     chunk = len(steps) // 2
     while chunk:
         start = 0
         while start < len(steps):
             fewer = steps[:start] + steps[start + chunk :]
-            now = differences(base, seed, fewer)
+            now = differences(base, seed, fewer, prefix)
             if now:
                 steps, found = fewer, now
             else:
@@ -151,26 +160,31 @@ def shortest(base: Path, seed: int, steps: list[Step]) -> tuple[list[Step], list
     return steps, found
 
 
-def _check(base: Path, seed: int) -> None:
-    rng = random.Random(f"steps {seed}")
-    steps = [a_step(rng) for _ in range(STEPS)]
-    if differences(base, seed, steps):
-        steps, found = shortest(base, seed, steps)
+def check(base: Path, seed: int, prefix: bytes = TRUSTED) -> None:
+    """Fail, with the fewest steps that show it, if the two part anywhere."""
+    steps = some_steps(random.Random(f"steps {seed}"), STEPS, privileged=prefix == TRUSTED)
+    if differences(base, seed, steps, prefix):
+        steps, found = _shortest(base, seed, steps, prefix)
         lines = [f"seed {seed}", *(f"  {step}" for step in steps), *found]
         pytest.fail("\n".join(lines), pytrace=False)
 
 
-def _seeds(count: int) -> Sequence[int]:
+def seeds(count: int) -> Sequence[int]:
     return [random.randrange(1 << 32) for _ in range(count)] if LONG else range(count)
 
 
 def test_the_same_calls_have_the_same_answers_and_leave_the_same_tree(memory: Path) -> None:
     need.overlay(memory)
-    for seed in _seeds(ROUNDS):
-        _check(memory, seed)
+    for seed in seeds(ROUNDS):
+        check(memory, seed)
 
 
 def test_on_a_disk_too(tmp_path: Path) -> None:
     need.overlay(tmp_path)
-    for seed in _seeds(ROUNDS_ON_DISK):
-        _check(tmp_path, seed)
+    for seed in seeds(ROUNDS_ON_DISK):
+        check(tmp_path, seed)
+
+
+def test_in_a_user_namespace() -> None:
+    with ordinary_user() as user, scratch_of(user) as scratch:
+        run_as(user, scratch, "tests/union/rootless.py")
