@@ -295,7 +295,9 @@ class Union:
 
     def statfs(self) -> os.statvfs_result:
         """Of the upper branch, of the topmost without one; ``f_namemax`` is that of the union."""
-        return os.fstatvfs(self._tree.branches.all[0].fd)
+        found = os.fstatvfs(self._tree.branches.all[0].fd)
+        longest = min(found.f_namemax, self._tree.dialect.name_max)
+        return os.statvfs_result((*found[:9], longest, found.f_fsid))
 
     def syncfs(self) -> None:
         """Write all of the upper branch's file system to the disk; nothing where volatile."""

@@ -15,6 +15,7 @@ import pytest
 from layerfs.errors import NotSupported
 from layerfs.linux.mount import perform, umount
 from layerfs.union.attributes import Caller, Changes
+from layerfs.union.aufs import Aufs
 from layerfs.union.overlay import FUSE, TRUSTED, USER, Overlay
 from layerfs.union.union import Union
 from tests.require import need
@@ -272,6 +273,22 @@ def test_the_longest_names_and_paths(lower: Path, make: Callable[[], Union]) -> 
     assert os.pread(again.open(file, os.O_RDONLY), 9, 0) == b"deep"
     again.unlink(here, b"f" * 255)
     assert names(again, here) == [b".", b".."]
+
+
+def test_names_that_aufs_could_not_mark_as_deleted_are_too_long(base: Path, lower: Path, upper: Path) -> None:
+    long = b"n" * 252
+    (lower / os.fsdecode(long)).touch()
+    with contextlib.closing(Union([lower], upper, base / "work", dialect=Aufs())) as union:
+        assert union.statfs().f_namemax == 251
+        with fails(errno.ENAMETOOLONG):
+            union.mkdir(ROOT, b"m" * 252, 0o755, US)
+        union.mkdir(ROOT, b"m" * 251, 0o755, US)
+        union.lookup(ROOT, long)
+        with fails(errno.ENAMETOOLONG):
+            union.unlink(ROOT, long)
+        with fails(errno.ENAMETOOLONG):
+            union.rename(ROOT, long, ROOT, b"short")
+        assert set(names(union, ROOT)) == {b".", b"..", b"m" * 251, long}
 
 
 def test_what_is_made_belongs_to_the_caller(upper: Path, make: Callable[[], Union]) -> None:
