@@ -51,6 +51,9 @@ GROUNDS: dict[str, Callable[[], AbstractContextManager[Fresh]]] = {
 }
 """What skips where the machine lacks it, and makes what all examples can share."""
 
+SLOW = frozenset({"aufs"})
+"""Those of which each mount starts a process."""
+
 
 @contextlib.contextmanager
 def model() -> Iterator[Driver]:
@@ -61,6 +64,7 @@ def model() -> Iterator[Driver]:
 @contextlib.contextmanager
 def _upon_directory(info: DriverInfo, where: Path | None = None) -> Iterator[Driver]:
     with _scratch(where) as scratch:
+        (scratch / "home").mkdir(mode=0o700)  # nothing is tried out then
         driver = info.open(scratch / "home", scratch / "run", {})
         try:
             yield driver
