@@ -90,10 +90,29 @@ def some_steps(
     paths = Paths(rng)
     for number in range(count):
         if number % 6 == 0:
-            paths = Paths(rng, there())
+            found = there()
+            paths = Paths(rng, found)
+            if found and rng.random() < 0.3:
+                yield from _replacing(rng, rng.choice(found), found)
         step = a_step(rng, paths)
         if privileged or not _needs_privilege(step):
             yield step
+
+
+def _replacing(rng: random.Random, path: bytes, there: Sequence[bytes]) -> Iterator[Step]:
+    """Remove ``path`` with all in it, and make, or move, something else there."""
+    for below in sorted(there, reverse=True):
+        if below.startswith(path + b"/"):
+            yield "unlink", below
+            yield "rmdir", below
+    if rng.random() < 0.7:
+        yield "unlink", path
+        yield "rmdir", path
+    new = a_path(rng) if rng.random() < 0.5 else path
+    yield "mkdir", new, 0o755
+    yield "create", new + b"/" + rng.choice(_NAMES), 0o644
+    if new != path:
+        yield "rename", new, path, rng.choice((0, 0, RENAME_EXCHANGE))
 
 
 def _needs_privilege(step: Step) -> bool:
@@ -235,7 +254,7 @@ def _make_something(rng: random.Random, layer: Path, path: bytes, prefix: bytes,
             case "dir":
                 os.mkdir(at, 0o755)
                 os.chmod(at, rng.choice(_DIRECTORY_MODES))
-                if rng.random() < 0.2:
+                if rng.random() < 0.4:
                     os.setxattr(at, b"system.posix_acl_default", acl(rng))
             case "link":
                 _write(at, b"linked")
