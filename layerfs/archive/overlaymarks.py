@@ -9,6 +9,7 @@ import os
 import stat
 
 from layerfs.archive.whiteout import WhiteoutFormat
+from layerfs.linux.opened import opened
 from layerfs.linux.xattr import read_one
 from layerfs.values import frozen
 
@@ -37,6 +38,17 @@ class Marks:
         if stat.S_ISREG(status.st_mode) and status.st_size == 0:
             return read_one(path, self._name(b"whiteout")) is not None
         return False
+
+    def make_whiteout(self, directory: int, name: bytes) -> None:
+        """Make ``name`` in the open ``directory`` a whiteout: a 0/0 device, or, where none may be made (upon
+        another overlay), the form that a nested overlay needs."""
+        try:
+            os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=directory)
+        except PermissionError:
+            with opened(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, dir_fd=directory) as fd:
+                os.setxattr(fd, self._name(b"whiteout"), b"y")
+            if read_one(directory, self._name(b"opaque")) is None:
+                os.setxattr(directory, self._name(b"opaque"), b"x")
 
     @property
     def redirect(self) -> bytes:

@@ -113,7 +113,7 @@ class _Kept:
         self._make(directory)
         fd = self._fds.fd(directory)
         if self._whiteouts.is_overlay:
-            os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=fd)
+            Marks(self._whiteouts).make_whiteout(fd, name)
         else:
             os.mknod(PREFIX + name, stat.S_IFREG | 0o444, dir_fd=fd)
 
