@@ -11,7 +11,7 @@ from pathlib import Path
 from layerfs.driver import Driver, DriverInfo
 from layerfs.linux.removetree import remove_tree
 from layerfs.testing.memory import MemoryDriver
-from layerfs_drivers import btrfs, overlay, vfs
+from layerfs_drivers import btrfs, fuse, overlay, vfs
 from tests.filesystems import file_system
 from tests.require import need
 
@@ -32,6 +32,13 @@ def _overlay() -> Iterator[Fresh]:
 
 
 @contextlib.contextmanager
+def _fuse() -> Iterator[Fresh]:
+    need.root()
+    need.fuse()
+    yield lambda: _upon_directory(fuse.DRIVER)
+
+
+@contextlib.contextmanager
 def _btrfs() -> Iterator[Fresh]:
     with file_system("btrfs") as root:
         yield lambda: _upon_directory(btrfs.DRIVER, root)
@@ -40,6 +47,7 @@ def _btrfs() -> Iterator[Fresh]:
 GROUNDS: dict[str, Callable[[], AbstractContextManager[Fresh]]] = {
     "vfs": _vfs,
     "overlay": _overlay,
+    "fuse": _fuse,
     "btrfs": _btrfs,
 }
 """What skips where the machine lacks it, and makes what all examples can share."""
