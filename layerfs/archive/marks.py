@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from layerfs.archive.whiteout import META, OPAQUE, PREFIX, WhiteoutFormat
+from layerfs.linux.opened import opened
 from layerfs.linux.xattr import read_one
 from layerfs.values import frozen
 
@@ -43,6 +44,10 @@ class Marks(Protocol):
     @property
     def format(self) -> WhiteoutFormat: ...
 
+    @property
+    def merges_past_files(self) -> bool:
+        """For its kernel directories are one, whatever a layer in between has in their place."""
+
     def find(self, path: bytes) -> Sight: ...
 
     def scan(self, directory: bytes) -> Mapping[bytes, bool]:
@@ -58,12 +63,19 @@ class Marks(Protocol):
     def partial_by(self, status: os.stat_result, path: bytes) -> str:
         """The mount option that left a file or directory whose content is elsewhere; empty for whole ones."""
 
+    def make_whiteout(self, directory: int, name: bytes) -> None:
+        """Hide ``name``, which the open ``directory`` of the layer does not have."""
+
+    def make_opaque(self, directory: int) -> None:
+        """Hide what lies below the open ``directory``."""
+
 
 @frozen
 class OverlayMarks:
     """``format``: OVERLAY or OVERLAY_USER."""
 
     format: WhiteoutFormat
+    merges_past_files: bool = False
 
     def _name(self, what: bytes) -> bytes:
         return self.format.xattr_prefix + what
@@ -95,6 +107,20 @@ class OverlayMarks:
             return "metacopy=on" if read_one(path, self._name(b"metacopy")) is not None else ""
         return ""
 
+    def make_whiteout(self, directory: int, name: bytes) -> None:
+        """A 0/0 device or, where none may be made (upon another overlay), the form that a nested overlay
+        needs."""
+        try:
+            os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=directory)
+        except PermissionError:
+            with opened(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, dir_fd=directory) as fd:
+                os.setxattr(fd, self._name(b"whiteout"), b"y")
+            if read_one(directory, self._name(b"opaque")) is None:
+                os.setxattr(directory, self._name(b"opaque"), b"x")
+
+    def make_opaque(self, directory: int) -> None:
+        os.setxattr(directory, self._name(b"opaque"), b"y")
+
     def _is_whiteout(self, status: os.stat_result, path: bytes) -> bool:
         if stat.S_ISCHR(status.st_mode):
             return status.st_rdev == 0
@@ -120,6 +146,7 @@ class AufsMarks:
     """
 
     format: WhiteoutFormat = WhiteoutFormat.AUFS
+    merges_past_files: bool = True  # fs/aufs/dentry.c, au_do_lookup
 
     def find(self, path: bytes) -> Sight:
         if path[path.rfind(b"/") + 1 :].startswith(PREFIX):
@@ -149,6 +176,12 @@ class AufsMarks:
     def partial_by(self, status: os.stat_result, path: bytes) -> str:
         return ""
 
+    def make_whiteout(self, directory: int, name: bytes) -> None:
+        _make_mark(directory, PREFIX + name)
+
+    def make_opaque(self, directory: int) -> None:
+        _make_mark(directory, OPAQUE)
+
 
 def marks_of(format: WhiteoutFormat) -> Marks:
     """The dialect of layers in this format; not for APPLY, which leaves no marks."""
@@ -161,6 +194,10 @@ def until_opaque(layers: Sequence[Path], marks: Marks) -> list[Path]:
         if marks.is_opaque(bytes(layer)):
             return list(layers[:number])
     return list(layers)
+
+
+def _make_mark(directory: int, name: bytes) -> None:
+    os.mknod(name, stat.S_IFREG | 0o444, dir_fd=directory)
 
 
 def _has_whiteout(path: bytes) -> bool:

@@ -19,8 +19,6 @@ from layerfs.values import frozen
 PREFIX = WHITEOUT_PREFIX
 META = b".wh..wh."
 OPAQUE = b".wh..wh..opq"
-OPAQUE_VALUE = b"y"
-"""The value of ``overlay.opaque`` that hides everything below."""
 
 LINKS = b".wh..wh.plnk/"
 """Where aufs keeps the inodes of its pseudo-links; a layer tar may hard-link to files below it."""

@@ -87,9 +87,10 @@ class Edge:
 
     supports_dot_lookup = False
     enable_acl = True
-    # Small writes are gathered by the kernel. What that asks of a server: handles for writing that can be
-    # read, sizes and times that are the kernel's own until it has written them.
-    enable_writeback_cache = True
+    # Every write has been made when it is answered: it is among the changes at once, a full disk is told to
+    # whoever fills it, and times are those of the file. A cache that writes back gathers writes of a few
+    # bytes, but costs two requests more a file.
+    enable_writeback_cache = False
 
     def __init__(self, union: Union, *, uids: Ids = PLAIN, gids: Ids = PLAIN) -> None:
         self._union = union
@@ -220,7 +221,11 @@ class Edge:
 
     @_answered
     def open(self, id: int, flags: int, context: Any) -> Any:
-        return FileInfo(fh=self._union.open(id, flags), keep_cache=True)
+        fh = self._union.open(id, flags)
+        if flags & os.O_TRUNC and context.uid:
+            # Of all ways to change content only this one leaves it to us to clear setuid.
+            self._union.clear_privileges(id)
+        return FileInfo(fh=fh, keep_cache=True)
 
     @_answered
     def create(self, parent: int, name: bytes, mode: int, flags: int, context: Any) -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ _PATIENCE = 1.0
 
 def missing() -> tuple[str, str]:
     """What a FUSE mount lacks here, and the mend; both empty when nothing does."""
-    if importlib.util.find_spec("pyfuse3") is None:
+    if not _is_installed("pyfuse3"):
         return "no pyfuse3 is installed", (
             "apt-get install libfuse3-dev pkg-config gcc python3-dev, then pip install 'layerfs[fuse]'"
         )
@@ -32,6 +32,13 @@ def missing() -> tuple[str, str]:
             "modprobe fuse" if error.errno in (errno.ENOENT, errno.ENODEV) else "chmod 666 /dev/fuse"
         )
     return "", ""
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # it was tried and is known to be missing
+        return False
 
 
 def start(source: str, options: Sequence[str], target: Path, log: Path) -> None:

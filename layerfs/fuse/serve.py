@@ -56,8 +56,6 @@ def serve(options: Options, source: str, target: Path, ready: Callable[[], None]
             _answer(fuse)
         finally:
             fuse.close()
-        if options.upper is not None:
-            union.syncfs()
 
 
 def _prepare() -> None:

@@ -121,7 +121,7 @@ class OverlayDriver:
         try:
             probe(self.layout.home, self.way, self.format)
         except NotSupported as error:
-            self.layout.set_reason(f"{error}\n{error.hint}", read_only=self.read_only)
+            self.remember(error)
             return True
         self.layout.set_reason("", read_only=self.read_only)
         return False
@@ -145,6 +145,10 @@ class OverlayDriver:
         from layerfs.overlay.limits import Limits
 
         return Limits(self.layout.home, self.no_limits_because)
+
+    def remember(self, refusal: NotSupported) -> None:
+        """That ``way`` cannot be used here, and why."""
+        self.layout.set_reason(f"{refusal}\n{refusal.hint}", read_only=self.read_only)
 
     # Layers come and go
 

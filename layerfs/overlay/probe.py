@@ -11,13 +11,15 @@ import os
 import stat
 from pathlib import Path
 
+from layerfs.archive.marks import marks_of
 from layerfs.archive.whiteout import WhiteoutFormat, overlay_format
 from layerfs.errors import NotSupported, SystemFailure
 from layerfs.linux.backing import file_system, nearest, scratch
 from layerfs.linux.mount import release
+from layerfs.linux.opened import opened
 from layerfs.linux.userns import has_capability, in_user_namespace
 from layerfs.overlay.stack import Stack
-from layerfs.overlay.ways import Way
+from layerfs.overlay.ways import ByKernel, Way
 
 _NO_UPPER = {"aufs", "ecryptfs", "fuse", "nfs", "nfs4", "overlay", "vfat"}
 """File systems that overlay refuses for its upper directory, or that lose what it keeps there."""
@@ -71,7 +73,7 @@ class _Trial:
     def _keep_marks(self) -> None:
         """Make the marks as unpacking does, in a directory that is not mounted."""
         try:
-            os.mknod(self.scratch / "whiteout", stat.S_IFCHR, 0)
+            self._make_whiteout()
         except OSError as error:
             hint = "in a user namespace that needs Linux 5.8" if self.in_userns else _OTHER_PLACE
             raise self._no(f"a whiteout (0/0 device) cannot be made: {error.strerror}", hint) from error
@@ -81,6 +83,14 @@ class _Trial:
         except OSError as error:
             hint = "tmpfs has user.* since Linux 6.6" if self.type == "tmpfs" else _OTHER_PLACE
             raise self._no(f"no {attribute.decode()} can be set: {error.strerror}", hint) from error
+
+    def _make_whiteout(self) -> None:
+        if isinstance(self.way, ByKernel):
+            # Of the other form the kernel makes none itself, and it heeds it in lower layers only.
+            os.mknod(self.scratch / "whiteout", stat.S_IFCHR, 0)
+            return
+        with opened(self.scratch, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            marks_of(self.format).make_whiteout(fd, b"whiteout")
 
     def _mount(self, merged: Path) -> None:
         lower = (self.scratch / "one", self.scratch / "two")

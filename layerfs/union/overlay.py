@@ -159,6 +159,8 @@ class Overlay:
         self, old: tuple[int, bytes], new: tuple[int, bytes], *, directory: bool, whiteout: bool, marked: bool
     ) -> None:
         if marked and (directory or whiteout):
+            if whiteout:
+                self._expect_whiteouts(old[0])
             rename_at(*old, *new, RENAME_EXCHANGE)
             if not whiteout:
                 os.unlink(old[1], dir_fd=old[0])
@@ -202,11 +204,15 @@ class Overlay:
         if self._devices:
             os.mknod(temporary, stat.S_IFCHR, 0, dir_fd=work.fd)
             return
-        if self._opaqueness(for_dir_fd, b".") is None:
-            path = path_at(for_dir_fd, b".")
-            os.setxattr(path, self._opaque[0], _HAS_XATTR_WHITEOUTS, follow_symlinks=False)
+        self._expect_whiteouts(for_dir_fd)
         with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=work.fd) as fd:
             os.setxattr(fd, self._whiteout[0], b"y")
+
+    def _expect_whiteouts(self, dir_fd: int) -> None:
+        """Have those in the directory heeded that are no devices."""
+        if not self._devices and self._opaqueness(dir_fd, b".") is None:
+            path = path_at(dir_fd, b".")
+            os.setxattr(path, self._opaque[0], _HAS_XATTR_WHITEOUTS, follow_symlinks=False)
 
 
 def kind_of(entry: os.DirEntry[str]) -> int:

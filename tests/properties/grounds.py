@@ -11,7 +11,7 @@ from pathlib import Path
 from layerfs.driver import Driver, DriverInfo
 from layerfs.linux.removetree import remove_tree
 from layerfs.testing.memory import MemoryDriver
-from layerfs_drivers import aufs, btrfs, overlay, vfs
+from layerfs_drivers import aufs, btrfs, fuse, overlay, vfs
 from tests.filesystems import file_system
 from tests.require import need
 
@@ -32,8 +32,16 @@ def _overlay() -> Iterator[Fresh]:
 
 
 @contextlib.contextmanager
+def _fuse() -> Iterator[Fresh]:
+    need.root()
+    need.fuse()
+    yield lambda: _upon_directory(fuse.DRIVER)
+
+
+@contextlib.contextmanager
 def _aufs() -> Iterator[Fresh]:
     need.root()
+    need.fuse()
     yield lambda: _upon_directory(aufs.DRIVER)
 
 
@@ -46,12 +54,13 @@ def _btrfs() -> Iterator[Fresh]:
 GROUNDS: dict[str, Callable[[], AbstractContextManager[Fresh]]] = {
     "vfs": _vfs,
     "overlay": _overlay,
+    "fuse": _fuse,
     "aufs": _aufs,
     "btrfs": _btrfs,
 }
 """What skips where the machine lacks it, and makes what all examples can share."""
 
-SLOW = frozenset({"aufs"})
+SLOW = frozenset({"fuse", "aufs"})
 """Those of which each mount starts a process."""
 
 

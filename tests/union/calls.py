@@ -488,3 +488,17 @@ def everything(calls: Calls, path: bytes = b"") -> dict[bytes, Answer]:
         with contextlib.suppress(FileNotFoundError):
             found[path] = (status, content, calls.xattrs(path))
     return found
+
+
+def paths_of(calls: Calls) -> list[bytes]:
+    """All that is there, but for the root."""
+    found: list[bytes] = []
+    pending = [b""]
+    while pending:
+        path = pending.pop()
+        for name, kind in calls.names(path):
+            below = path + b"/" + name if path else name
+            found.append(below)
+            if kind == stat.S_IFDIR:
+                pending.append(below)
+    return found

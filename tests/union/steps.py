@@ -6,6 +6,7 @@ import os
 import random
 import stat
 import struct
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,24 @@ def capability() -> bytes:
     return struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
 
 
+class Paths:
+    """Where steps go: mostly to what is there, or into a directory that is."""
+
+    def __init__(self, rng: random.Random, there: Sequence[bytes] = ()) -> None:
+        self._rng = rng
+        self._there = there
+
+    def old(self) -> bytes:
+        if self._there and self._rng.random() < 0.8:
+            return self._rng.choice(self._there)
+        return a_path(self._rng)
+
+    def new(self) -> bytes:
+        if self._there and self._rng.random() < 0.6:
+            return self._rng.choice((b"", *self._there)) + b"/" + self._rng.choice(_NAMES)
+        return a_path(self._rng)
+
+
 def a_path(rng: random.Random) -> bytes:
     return b"/".join(rng.choice(_NAMES) for _ in range(rng.choice(_DEPTHS)))
 
@@ -63,14 +82,37 @@ def _xattr(rng: random.Random) -> tuple[bytes, bytes]:
     return name, capability() if name == b"security.capability" else bytes([rng.randrange(97, 123)])
 
 
-def some_steps(rng: random.Random, count: int, *, privileged: bool = True) -> list[Step]:
-    """``privileged``: with what only root of the host may do."""
-    steps: list[Step] = []
-    while len(steps) < count:
-        step = a_step(rng)
+def some_steps(
+    rng: random.Random, count: int, there: Callable[[], Sequence[bytes]], *, privileged: bool = True
+) -> Iterator[Step]:
+    """``there`` is asked now and then what paths there are. ``privileged``: with what only root of the host
+    may do."""
+    paths = Paths(rng)
+    for number in range(count):
+        if number % 6 == 0:
+            found = there()
+            paths = Paths(rng, found)
+            if found and rng.random() < 0.3:
+                yield from _replacing(rng, rng.choice(found), found)
+        step = a_step(rng, paths)
         if privileged or not _needs_privilege(step):
-            steps.append(step)
-    return steps
+            yield step
+
+
+def _replacing(rng: random.Random, path: bytes, there: Sequence[bytes]) -> Iterator[Step]:
+    """Remove ``path`` with all in it, and make, or move, something else there."""
+    for below in sorted(there, reverse=True):
+        if below.startswith(path + b"/"):
+            yield "unlink", below
+            yield "rmdir", below
+    if rng.random() < 0.7:
+        yield "unlink", path
+        yield "rmdir", path
+    new = a_path(rng) if rng.random() < 0.5 else path
+    yield "mkdir", new, 0o755
+    yield "create", new + b"/" + rng.choice(_NAMES), 0o644
+    if new != path:
+        yield "rename", new, path, rng.choice((0, 0, RENAME_EXCHANGE))
 
 
 def _needs_privilege(step: Step) -> bool:
@@ -79,9 +121,9 @@ def _needs_privilege(step: Step) -> bool:
     return any(isinstance(word, bytes) and word.startswith((b"trusted.", b"security.")) for word in step)
 
 
-def a_step(rng: random.Random) -> Step:
-    path = a_path(rng)
+def a_step(rng: random.Random, paths: Paths) -> Step:
     kind = rng.choice(_KINDS)
+    path = (paths.new() if kind in _MAKING else paths.old()).lstrip(b"/")
     match kind:
         case "create":
             return kind, path, rng.choice(_MODES)
@@ -110,9 +152,10 @@ def a_step(rng: random.Random) -> Step:
         case "symlink":
             return kind, path, b"nowhere" + rng.choice(_NAMES)
         case "link":
-            return kind, path, a_path(rng)
+            return kind, path, paths.new().lstrip(b"/")
         case "rename":
-            return kind, path, a_path(rng), rng.choice((0, 0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, 3, 4))
+            new = rng.choice((paths.new, paths.old))().lstrip(b"/")
+            return kind, path, new, rng.choice((0,) * 6 + (RENAME_EXCHANGE,) * 3 + (RENAME_NOREPLACE, 3, 4))
         case "chmod":
             return kind, path, rng.choice(_MODES)
         case "chown":
@@ -139,7 +182,8 @@ def a_step(rng: random.Random) -> Step:
             return kind, path
 
 
-_OFTEN = ("create", "write", "mkdir", "unlink", "rmdir", "rename", "rename", "link")
+_MAKING = ("create", "mkdir", "mknod", "symlink")
+_OFTEN = ("create", "write", "mkdir", "unlink", "rmdir", "rename", "rename", "rename", "link")
 _KINDS = (
     *_OFTEN,
     *_OFTEN,
@@ -210,7 +254,7 @@ def _make_something(rng: random.Random, layer: Path, path: bytes, prefix: bytes,
             case "dir":
                 os.mkdir(at, 0o755)
                 os.chmod(at, rng.choice(_DIRECTORY_MODES))
-                if rng.random() < 0.2:
+                if rng.random() < 0.4:
                     os.setxattr(at, b"system.posix_acl_default", acl(rng))
             case "link":
                 _write(at, b"linked")

@@ -28,8 +28,8 @@ from layerfs.union.union import Union
 from layerfs.union.work import Work
 from tests.properties.profile import LONG
 from tests.require import need
-from tests.union.calls import LATE_NS, OnKernel, OnUnion, answer, everything
-from tests.union.steps import Step, make_layers, some_steps, to_aufs
+from tests.union.calls import LATE_NS, OnKernel, OnUnion, answer, everything, paths_of
+from tests.union.steps import make_layers, some_steps, to_aufs
 
 ROUNDS = 2000 if LONG else 60
 STEPS = 120
@@ -82,11 +82,11 @@ def _link(source: str, target: str) -> None:
     os.link(source, target, follow_symlinks=False)
 
 
-def _run(base: Path, seed: int, steps: list[Step], dialect: Callable[[], Dialect]) -> Side:
+def _run(base: Path, seed: int, dialect: Callable[[], Dialect]) -> Side:
     """The side with ``dialect``, everything compared, and its tree."""
     one, two = _sides(base, seed, dialect)
     with one.union() as ours, two.union() as theirs:
-        for step in steps:
+        for step in some_steps(random.Random(f"steps {seed}"), STEPS, lambda: paths_of(theirs)):
             here, there = answer(ours, step), answer(theirs, step)
             assert here == there, (seed, step)
         for slot in range(3):
@@ -103,10 +103,6 @@ def _without_links_of_directories(tree: dict[bytes, Any]) -> dict[bytes, Any]:
     return {
         path: value if value[0][0][2] != "4" else (value[0][2:], *value[1:]) for path, value in tree.items()
     }
-
-
-def _steps(seed: int) -> list[Step]:
-    return some_steps(random.Random(f"steps {seed}"), STEPS)
 
 
 def as_layer(top: Path) -> Layer:
@@ -151,7 +147,7 @@ def _seen(union: OnUnion) -> dict[bytes, tuple[Any, ...]]:
 def test_aufs(memory: Path) -> None:
     for seed in range(ROUNDS):
         base = Path(tempfile.mkdtemp(dir=memory))
-        side = _run(base, seed, _steps(seed), Aufs)
+        side = _run(base, seed, Aufs)
         expected: Tree = EMPTY
         for layer in reversed([side.base / "upper", *side.layers]):
             expected = as_layer(layer).upon(expected)
@@ -164,7 +160,7 @@ def test_overlay_without_devices(memory: Path) -> None:
     """The kernel understands the upper directory as one of its lower ones (Linux 6.7)."""
     for seed in range(ROUNDS):
         base = Path(tempfile.mkdtemp(dir=memory))
-        side = _run(base, seed, _steps(seed), NoDevices)
+        side = _run(base, seed, NoDevices)
         assert not [path for path in (side.base / "upper").rglob("*") if _is_device_mark(path)]
         with side.union() as union:
             tree = everything(union)

@@ -22,7 +22,7 @@ from layerfs.union.union import Union
 from tests.properties.profile import LONG
 from tests.require import need
 from tests.rootlesskit import ordinary_user, run_as, scratch_of
-from tests.union.calls import Answer, OnKernel, OnUnion, answer, everything
+from tests.union.calls import Answer, OnKernel, OnUnion, answer, everything, paths_of
 from tests.union.steps import Step, make_layers, some_steps
 
 STEPS = 120
@@ -61,30 +61,37 @@ class Ground:
             umount(at / "merged", lazy=True)
 
 
-def differences(base: Path, seed: int, steps: Sequence[Step], prefix: bytes = TRUSTED) -> list[str]:
-    """Where the two part; empty when they agree."""
+def differences(
+    base: Path, seed: int, prefix: bytes = TRUSTED, steps: Sequence[Step] | None = None
+) -> tuple[list[Step], list[str]]:
+    """``steps``, or the random ones of the seed, and where the two part: empty when they agree."""
     scratch = Path(tempfile.mkdtemp(dir=base))
+    done: list[Step] = []
     descriptors = len(os.listdir("/proc/self/fd"))
     try:
-        found = _run(Ground(scratch, seed, prefix), steps, forgetful=seed % 3 == 0)
+        found = _run(Ground(scratch, seed, prefix), seed, steps, done)
         left = len(os.listdir("/proc/self/fd")) - descriptors
-        return [*found, f"{left} descriptors are left"] if left else found
+        return done, [*found, f"{left} descriptors are left"] if left else found
     except Exception:
-        return [traceback.format_exc()]
+        return done, [traceback.format_exc()]
     finally:
         shutil.rmtree(scratch)
 
 
-def _run(ground: Ground, steps: Sequence[Step], *, forgetful: bool) -> list[str]:
+def _run(ground: Ground, seed: int, given: Sequence[Step] | None, done: list[Step]) -> list[str]:
     found: list[str] = []
     union = ground.union("union")
     try:
         with ground.kernel("kernel") as kernel:
-            live = OnUnion(union, forgetful=forgetful)
-            for number, step in enumerate(steps):
+            live = OnUnion(union, forgetful=seed % 3 == 0)
+            rng = random.Random(f"steps {seed}")
+            privileged = ground.prefix == TRUSTED
+            steps = some_steps(rng, STEPS, lambda: paths_of(kernel), privileged=privileged)
+            for step in steps if given is None else given:
+                done.append(step)
                 here, there = answer(live, step), answer(kernel, step)
                 if here != there:
-                    return [f"step {number} {step}: union {here!r}, kernel {there!r}"]
+                    return [f"{step}: union {here!r}, kernel {there!r}"]
             for slot in range(3):
                 live.close(slot)
                 kernel.close(slot)
@@ -143,15 +150,15 @@ def _entries(live: OnUnion, tree: dict[bytes, Answer]) -> list[str]:
     return found
 
 
-def _shortest(base: Path, seed: int, steps: list[Step], prefix: bytes) -> tuple[list[Step], list[str]]:
+def _shortest(base: Path, seed: int, prefix: bytes, steps: list[Step]) -> tuple[list[Step], list[str]]:
     """Fewer steps that still show a difference, and the difference."""
-    found = differences(base, seed, steps, prefix)
+    _, found = differences(base, seed, prefix, steps)
     chunk = len(steps) // 2
     while chunk:
         start = 0
         while start < len(steps):
             fewer = steps[:start] + steps[start + chunk :]
-            now = differences(base, seed, fewer, prefix)
+            _, now = differences(base, seed, prefix, fewer)
             if now:
                 steps, found = fewer, now
             else:
@@ -162,9 +169,9 @@ def _shortest(base: Path, seed: int, steps: list[Step], prefix: bytes) -> tuple[
 
 def check(base: Path, seed: int, prefix: bytes = TRUSTED) -> None:
     """Fail, with the fewest steps that show it, if the two part anywhere."""
-    steps = some_steps(random.Random(f"steps {seed}"), STEPS, privileged=prefix == TRUSTED)
-    if differences(base, seed, steps, prefix):
-        steps, found = _shortest(base, seed, steps, prefix)
+    steps, found = differences(base, seed, prefix)
+    if found:
+        steps, found = _shortest(base, seed, prefix, steps)
         lines = [f"seed {seed}", *(f"  {step}" for step in steps), *found]
         pytest.fail("\n".join(lines), pytrace=False)
 

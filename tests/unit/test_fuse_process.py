@@ -1,4 +1,4 @@
-"""The process behind a mount of the fuse driver: it is watched, it outlives its parent, and its end is told."""
+"""The process behind a mount of the fuse driver: it is watched, outlives its parent, and its end is told."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -200,3 +201,31 @@ def test_it_holds_nothing_of_who_started_it(ground: Ground, tmp_path: Path) -> N
     assert os.readlink(f"/proc/{ground.pid}/cwd") == "/"
     assert os.getsid(ground.pid) != os.getsid(0)
     ground.umount()
+
+
+@pytest.mark.parametrize("tool", ["mount", "mount.fuse3"])
+def test_the_type_leads_to_it(ground: Ground, tmp_path: Path, tool: str) -> None:
+    """mount(8), and containerd's way: both run the program that the type names, found in PATH."""
+    need.tool("mount.fuse3")
+    program = tmp_path / "bin" / "layerfs"
+    program.parent.mkdir()
+    path = f"sys.path[:0] = {sys.path!r}"
+    program.write_text(f"#!{sys.executable}\nimport sys\n{path}\nfrom layerfs.cli import run\nrun()\n")
+    program.chmod(0o755)
+    if tool == "mount":
+        words = ["-t", "fuse.layerfs", "layers", str(ground.root), "-o", ground.options()]
+    else:
+        options = [word for option in ground.options().split(",") for word in ("-o", option)]
+        words = ["layers", str(ground.root), *options, "-t", "layerfs"]
+    commands = [
+        f"mount --bind {program.parent} /usr/local/bin",
+        shlex.join([need.tool(tool), *words]),
+        f"cat {ground.root}/file",
+        f"findmnt -no FSTYPE,SOURCE {ground.root}",
+        f"umount {ground.root}",
+    ]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", " && ".join(commands)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1fuse.layerfs layers["), done.stdout

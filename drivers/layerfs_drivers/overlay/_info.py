@@ -25,18 +25,7 @@ class OverlayInfo:
 
     def probe(self, home: Path, runroot: Path) -> None:
         """By the kernel, or over FUSE."""
-        from layerfs.overlay.probe import probe
-        from layerfs.overlay.ways import ByFuse, ByKernel
-
-        try:
-            probe(home, ByKernel())
-        except NotSupported as error:
-            try:
-                probe(home, ByFuse())
-            except NotSupported as further:
-                raise NotSupported(
-                    f"{error}; nor over FUSE: {further}", hint=error.hint or further.hint
-                ) from None
+        self._refusal(home)
 
     def open(
         self, home: Path, runroot: Path, options: Mapping[str, str], /, *, read_only: bool = False
@@ -47,9 +36,29 @@ class OverlayInfo:
 
         refuse_options(options, self.name)
         with translated(f"open the overlay driver in {home}"):
-            if not read_only and not home.exists():
-                self.probe(home, runroot)
-            return OverlayDriver.open(home, runroot, read_only=read_only, way=ByKernel(), instead=ByFuse())
+            refusal = self._refusal(home) if not read_only and not home.exists() else None
+            driver = OverlayDriver.open(home, runroot, read_only=read_only, way=ByKernel(), instead=ByFuse())
+            if refusal is not None:
+                driver.remember(refusal)
+            return driver
+
+    def _refusal(self, home: Path) -> NotSupported | None:
+        """Why the kernel cannot mount layers kept at ``home``; None if it can. :class:`NotSupported` when
+        they cannot be mounted over FUSE either."""
+        from layerfs.overlay.probe import probe
+        from layerfs.overlay.ways import ByFuse, ByKernel
+
+        try:
+            probe(home, ByKernel())
+        except NotSupported as refusal:
+            try:
+                probe(home, ByFuse())
+            except NotSupported as error:
+                raise NotSupported(
+                    f"{refusal}; nor over FUSE: {error}", hint=refusal.hint or error.hint
+                ) from None
+            return refusal
+        return None
 
 
 DRIVER: DriverInfo = OverlayInfo()
