@@ -148,7 +148,7 @@ class CopyUp:
                     finally:
                         os.close(source_fd)
                 self._dress(work, temporary, source, status)
-                if self._sync:
+                if wanted and self._sync:
                     os.fsync(target_fd)
             finally:
                 os.close(target_fd)

@@ -18,6 +18,8 @@ from layerfs.union.work import Work
 
 NAME_MAX = 255
 
+_NO_NAMES = (b"", b".", b"..")
+
 _MANY_BRANCHES = 3
 """A directory in so many is listed when something is first looked up in it: that costs less than asking each
 branch for each name."""
@@ -100,6 +102,8 @@ class Tree:
     def _find(self, directory: Directory, name: bytes) -> tuple[Node, os.stat_result] | None:
         if len(name) > NAME_MAX:
             raise failure(errno.ENAMETOOLONG, name)
+        if b"/" in name or name in _NO_NAMES:
+            raise failure(errno.EINVAL, name)
         if directory.dead or self.dialect.is_reserved(name):
             return None
         candidates = directory.layers
