@@ -83,7 +83,7 @@ class CopyUp:
             return
         source = tree.spot(file)
         status = tree.status(file)
-        tree.check_has_data(source)
+        tree.check_has_data(source.path)
         place = file.places[0] if file.places else None
         parent_fd = self.directory(place[0]) if place is not None else -1
         origin = self._origin_of(file, status)

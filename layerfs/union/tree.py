@@ -264,11 +264,11 @@ class Tree:
             return Spot(self.branches.all[node.layers[0]].fd, b".", False)
         return Spot(self.branches.fd(node.parent, node.layers[0]), node.name, False)
 
-    def check_has_data(self, spot: Spot) -> None:
+    def check_has_data(self, file: int | bytes) -> None:
         """EPERM, as from a kernel mount with ``metacopy=off``, for a copy made with ``metacopy=on``: its data
         are in another branch, and it reads as zeros."""
         own = self.dialect.own(b"metacopy")
-        if own is not None and read_one(spot.path, own) is not None:
+        if own is not None and read_one(file, own) is not None:
             raise failure(errno.EPERM)
 
     def status(self, node: Node) -> os.stat_result:
