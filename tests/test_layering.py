@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": CONTRACT | {"testing"},
     "opening": STORE | {"registry"},
     "__init__": IMAGE | {"registry", "opening"},
-    "cli": IMAGE | {"registry", "opening", "cli", "__init__"},
+    "cli": IMAGE | {"registry", "opening", "cli", "fuse", "__init__"},
 }
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from layerfs.errors import MountFailed, NotSupported, translated
 from layerfs.fuse.options import Options
 from layerfs.linux.mount import umount
-from layerfs.linux.userns import has_capability, in_user_namespace
+from layerfs.linux.userns import drop_capability, has_capability, in_user_namespace
 from layerfs.union.aufs import Aufs
 from layerfs.union.overlay import FUSE, TRUSTED, USER, Overlay
 from layerfs.union.union import Union
@@ -64,6 +64,8 @@ def _prepare() -> None:
     # Each open file of a container is one here.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # It would let every container write past the project quota of ext4.
+    drop_capability("CAP_SYS_RESOURCE")
 
 
 def _pyfuse3() -> Any:

@@ -164,10 +164,13 @@ class Layout:
     def set_reason(self, reason: str, *, read_only: bool) -> None:
         """Remember it, for every process and over boots; a home that is not written, till the next one."""
         file = (self.runroot if read_only else self.home) / _REASON
-        if reason:
-            file.write_text(reason, encoding="utf-8", errors="surrogateescape")
-        else:
+        if not reason:
             file.unlink(missing_ok=True)
+        elif reason != self.reason():
+            # Others read it meanwhile.
+            part = file.with_name(f"{_REASON}-{os.urandom(8).hex()}")
+            part.write_text(reason, encoding="utf-8", errors="surrogateescape")
+            part.rename(file)
 
     def make(self, *, read_only: bool) -> None:
         """Make what every layer relies on."""

@@ -27,6 +27,7 @@ class Change:
         # One byte more than is to stay: so the file system sees a change, and sets the times.
         spot = self.copied(node, size=None if changes.size is None else changes.size + 1)
         if changes.size is not None:
+            self._tree.check_has_data(spot.path)
             # By a handle times change even if the size does not (truncate(2)).
             os.truncate(spot.path if fh is None else fh, changes.size)
         if changes.uid is not None or changes.gid is not None:

@@ -83,7 +83,7 @@ class CopyUp:
             return
         source = tree.spot(file)
         status = tree.status(file)
-        tree.check_has_data(source)
+        tree.check_has_data(source.path)
         place = file.places[0] if file.places else None
         parent_fd = self.directory(place[0]) if place is not None else -1
         origin = self._origin_of(file, status)
@@ -148,7 +148,7 @@ class CopyUp:
                     finally:
                         os.close(source_fd)
                 self._dress(work, temporary, source, status)
-                if self._sync:
+                if wanted and self._sync:
                     os.fsync(target_fd)
             finally:
                 os.close(target_fd)

@@ -45,15 +45,19 @@ class Files:
             raise failure(errno.EISDIR)
         if node.kind != stat.S_IFREG:
             raise failure(errno.ELOOP if node.kind == stat.S_IFLNK else errno.ENXIO)
-        self._tree.check_has_data(self._tree.spot(node))
         if flags & (os.O_ACCMODE | os.O_TRUNC):
-            truncate = flags & os.O_TRUNC
-            spot = self._change.copied(node, size=0 if truncate else None)
-            fd = _open(spot, (os.O_RDWR if flags & os.O_ACCMODE else os.O_RDONLY) | truncate)
+            fd = _open(self._change.copied(node, size=0 if flags & os.O_TRUNC else None), os.O_RDWR)
         elif self._tree.is_up(node):
             fd = _open(self._tree.spot(node), os.O_RDONLY)
         else:
             fd = self._open_lower(self._tree.spot(node))
+        try:
+            self._tree.check_has_data(fd)
+            if flags & os.O_TRUNC:
+                os.ftruncate(fd, 0)
+        except BaseException:
+            os.close(fd)
+            raise
         self.add(node, fd)
         return fd
 

@@ -18,6 +18,8 @@ from layerfs.union.work import Work
 
 NAME_MAX = 255
 
+_NO_NAMES = (b"", b".", b"..")
+
 _MANY_BRANCHES = 3
 """A directory in so many is listed when something is first looked up in it: that costs less than asking each
 branch for each name."""
@@ -100,6 +102,8 @@ class Tree:
     def _find(self, directory: Directory, name: bytes) -> tuple[Node, os.stat_result] | None:
         if len(name) > NAME_MAX:
             raise failure(errno.ENAMETOOLONG, name)
+        if b"/" in name or name in _NO_NAMES:
+            raise failure(errno.EINVAL, name)
         if directory.dead or self.dialect.is_reserved(name):
             return None
         candidates = directory.layers
@@ -260,11 +264,11 @@ class Tree:
             return Spot(self.branches.all[node.layers[0]].fd, b".", False)
         return Spot(self.branches.fd(node.parent, node.layers[0]), node.name, False)
 
-    def check_has_data(self, spot: Spot) -> None:
+    def check_has_data(self, file: int | bytes) -> None:
         """EPERM, as from a kernel mount with ``metacopy=off``, for a copy made with ``metacopy=on``: its data
         are in another branch, and it reads as zeros."""
         own = self.dialect.own(b"metacopy")
-        if own is not None and read_one(spot.path, own) is not None:
+        if own is not None and read_one(file, own) is not None:
             raise failure(errno.EPERM)
 
     def status(self, node: Node) -> os.stat_result:

@@ -126,7 +126,7 @@ class Union:
     # Nodes
 
     def lookup(self, parent: int, name: bytes) -> Found:
-        """ENOENT: no such name; ENOTDIR; ENAMETOOLONG."""
+        """ENOENT: no such name; ENOTDIR; ENAMETOOLONG; EINVAL: ``.``, ``..`` or a path."""
         found = self._tree.look(self._tree.directory(parent), name)
         if found is None:
             raise failure(errno.ENOENT, name)

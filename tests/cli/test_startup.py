@@ -20,7 +20,7 @@ NOT_OURS = {
     "layerfs.archive.mergedtree", "layerfs.archive.pack", "layerfs.archive.reader", "layerfs.archive.split",
     "layerfs.archive.unpack", "layerfs.archive.writer", "layerfs.image", "layerfs.linux.copytree",
     "layerfs.linux.command", "layerfs.linux.loop", "layerfs.linux.quota", "layerfs.linux.removetree",
-    "layerfs.linux.zfsfuse",
+    "layerfs.linux.zfsfuse", "layerfs.linux.fuseserver", "layerfs.fuse", "layerfs.union",
     # other journeys through the store
     "layerfs.store.check", "layerfs.store.images", "layerfs.store.layer", "layerfs.store.migration",
     "layerfs.store.pruning", "layerfs.store.recovery", "layerfs.store.register", "layerfs.store.removal",

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from layerfs.driver import Driver
 from layerfs.linux.diskusage import disk_usage
 from layerfs.testing.conformance import DriverConformance, Place
 from layerfs_drivers.aufs import DRIVER
+from tests.require import need
 
 
 class TestAufs(DriverConformance):
+    @pytest.fixture(autouse=True)
+    def fuse(self) -> None:
+        need.fuse()
+
     def open_driver(self, home: Path, runroot: Path, *, read_only: bool = False) -> Driver:
         return DRIVER.open(home, runroot, {}, read_only=read_only)
 

@@ -291,6 +291,19 @@ def test_names_that_aufs_could_not_mark_as_deleted_are_too_long(base: Path, lowe
         assert set(names(union, ROOT)) == {b".", b"..", b"m" * 251, long}
 
 
+@pytest.mark.parametrize("name", [b".", b"..", b"", b"d/f", b"../upper"])
+def test_what_is_no_name_leads_nowhere(lower: Path, make: Callable[[], Union], name: bytes) -> None:
+    (lower / "d").mkdir()
+    (lower / "d/f").touch()
+    union = make()
+    with fails(errno.EINVAL):
+        union.lookup(ROOT, name)
+    with fails(errno.EINVAL):
+        union.mkdir(ROOT, name, 0o755, US)
+    with fails(errno.EINVAL):
+        union.rename(ROOT, b"d", ROOT, name)
+
+
 def test_what_is_made_belongs_to_the_caller(upper: Path, make: Callable[[], Union]) -> None:
     union = make()
     caller = Caller(uid=7, gid=8, umask=0o027)

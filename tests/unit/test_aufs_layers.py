@@ -10,7 +10,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from layerfs.archive.changes import Change, ChangeKind
+from layerfs.archive.changes import Change, ChangeKind, walk_changes
+from layerfs.archive.pack import pack
 from layerfs.driver import CreateOptions
 from layerfs.errors import (
     DepthExceeded,
@@ -27,7 +28,7 @@ from layerfs.linux import aufs as aufs_options
 from layerfs.linux.mount import perform, umount
 from layerfs.overlay.driver import OverlayDriver
 from layerfs.overlay.ways import ByFuse, Way
-from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer
+from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
 from layerfs.testing.entries import directory, file, whiteout
 from layerfs.testing.model import read_items
 from layerfs_drivers.aufs import DRIVER
@@ -281,6 +282,45 @@ def test_changes_of_a_container_that_docker_left(docker: Docker) -> None:
         Change(b"old/new", ADDED),
     ]
     assert list(driver.changes(INIT, IMAGE)) == [Change(b"etc", MODIFIED), Change(b"etc/hosts", ADDED)]
+
+
+@pytest.mark.host("here", "no-overlay")
+def test_what_docker_left_is_shown(docker: Docker) -> None:
+    need.fuse()
+    driver = opened(docker.home.parent)
+    with mounted(driver, CONTAINER) as root:
+        shown = sorted(os.fspath(path.relative_to(root)) for path in root.rglob("*"))
+        assert shown == sorted(
+            ["bin", "bin/file", "bin/link", "etc", "etc/hosts", "old", "old/new", "same", "same/file"]
+        )
+        assert [(root / "bin" / name).read_text() for name in ("file", "link")] == ["written", "bin"]
+        with mounted(driver, INIT) as below:
+            changed = list(walk_changes(root, below))
+            with pack(root, changed) as packed:
+                naive = packed.read()
+    assert list(driver.changes(CONTAINER, INIT)) == changed
+    with driver.diff(CONTAINER, INIT) as tar:
+        assert tar.read() == naive
+
+
+@pytest.mark.host("here", "no-overlay")
+def test_a_container_upon_what_docker_left(docker: Docker) -> None:
+    need.fuse()
+    driver = opened(docker.home.parent)
+    driver.create_read_write(TOP, CONTAINER)
+    with mounted(driver, TOP) as root:
+        (root / "old/new").unlink()
+        (root / "etc/file").write_text("again")
+        (root / "same/file").write_text("changed")
+    assert list(map(str, driver.changes(TOP, CONTAINER))) == [
+        "C /etc",
+        "A /etc/file",
+        "C /old",
+        "D /old/new",
+        "C /same",
+        "C /same/file",
+    ]
+    assert os.listdir(docker.home / "diff/top/old") == [".wh.new"]
 
 
 def test_nothing_of_aufs_itself_is_exported(docker: Docker) -> None:
