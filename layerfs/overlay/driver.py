@@ -62,8 +62,8 @@ _MARKS = {
 
 @frozen
 class OverlayDriver:
-    """A :class:`layerfs.driver.Driver` that stacks directories, by the kernel or over FUSE: overlay's, or
-    others with another ``layout`` and ``format``.
+    """A :class:`layerfs.driver.Driver` that stacks directories, by the kernel or over FUSE: overlay's, and
+    with another layout and other marks aufs's.
 
     Either way the layers on disk are the same. With ``instead`` it mounts by that way what ``way`` cannot
     mount in this place: from the first mount that failed so, and until :meth:`open` finds that it can.

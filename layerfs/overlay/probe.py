@@ -34,14 +34,19 @@ def probe(home: Path, way: Way, format: WhiteoutFormat | None = None) -> None:
 
     Tries it in a temporary directory beside, or above, and leaves nothing there.
     """
+    format = format or overlay_format()
     if not has_capability("CAP_SYS_ADMIN"):
-        raise NotSupported("overlay needs the right to mount (CAP_SYS_ADMIN)", hint=_BE_ROOT)
+        raise NotSupported(f"{_kind(format)} needs the right to mount (CAP_SYS_ADMIN)", hint=_BE_ROOT)
     missing, mend = way.missing()
     if missing:
         raise NotSupported(missing, hint=mend)
     place = nearest(home)
-    with scratch(place, "overlay") as directory:
-        _Trial(directory, place, way, format or overlay_format()).run()
+    with scratch(place, _kind(format)) as directory:
+        _Trial(directory, place, way, format).run()
+
+
+def _kind(format: WhiteoutFormat) -> str:
+    return "overlay" if format.is_overlay else format.value
 
 
 class _Trial:
@@ -66,7 +71,7 @@ class _Trial:
         try:
             self._delete(merged)
         except OSError as error:
-            raise self._no(f"an overlay mount there does not work: {error.strerror}") from error
+            raise self._no(f"a mount there does not work: {error.strerror}") from error
         finally:
             release(merged)
 
@@ -103,7 +108,7 @@ class _Trial:
         except OSError as error:
             if error.errno == errno.ENODEV:
                 raise NotSupported("the kernel has no overlay", hint="modprobe overlay") from error
-            raise self._no(f"overlay cannot be mounted there: {error.strerror}", self._mend(error)) from error
+            raise self._no(f"it cannot be mounted there: {error.strerror}", self._mend(error)) from error
 
     def _mend(self, error: OSError) -> str:
         if error.errno == errno.EPERM and self.in_userns:
@@ -125,5 +130,5 @@ class _Trial:
 
     def _no(self, reason: str, hint: str = "") -> NotSupported:
         if self.type.partition(".")[0] in _NO_UPPER:
-            hint = f"overlay does not work upon {self.type}; {_OTHER_PLACE}"
-        return NotSupported(f"no overlay in {self.place} ({self.type}): {reason}", hint=hint)
+            hint = f"{_kind(self.format)} does not work upon {self.type}; {_OTHER_PLACE}"
+        return NotSupported(f"no {_kind(self.format)} in {self.place} ({self.type}): {reason}", hint=hint)
