@@ -43,8 +43,11 @@ docs: .venv/.dev ## the reference of the library, as HTML in build/docs
 	$(BIN)/pip install -q -e .
 	touch $@
 
+# pyfuse3 is built from source, with what scripts/packages installs; without it the tests over FUSE skip.
 .venv/.dev: .venv/.installed
+	scripts/packages test
 	$(BIN)/pip install -q -e '.[dev]'
+	$(BIN)/pip install -q -e '.[fuse]' || echo "no pyfuse3: nothing over FUSE is tested" >&2
 	touch $@
 
 clean:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
-from layerfs_drivers.overlay.driver import OverlayDriver
+from layerfs.overlay.driver import OverlayDriver
 from tests.require import need
 
 

@@ -26,6 +26,8 @@ def place_for(driver: str, scratch: Path) -> Iterator[Place]:
     need.root()
     if driver == "overlay":
         need.overlay(scratch)
+    if driver == "fuse":
+        need.fuse()
     if driver == "btrfs":
         with file_system("btrfs", size=4 << 30) as root:
             yield Place(root)

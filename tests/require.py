@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import pytest
 
+from layerfs.fuse.process import missing
 from layerfs.linux.userns import in_user_namespace
 
 
@@ -65,6 +66,12 @@ class Need:
                 self.missing("overlay", done.stderr.strip())
             subprocess.run(["umount", str(base / "merged")], check=True)
         self._has_overlay.add(where.stat().st_dev)
+
+    def fuse(self) -> None:
+        """Mounts by layerfs-fuse."""
+        lacking, mend = missing()
+        if lacking:
+            self.missing("fuse", f"{lacking} ({mend})")
 
     def loop(self) -> None:
         self.root()

@@ -25,10 +25,15 @@ def applied(root: Path, *items: Item) -> Unpacked:
     return unpack(tar_stream(items), root, whiteouts=WhiteoutFormat.APPLY)
 
 
-def upper(path: Path, items: Iterable[Item], lower: Sequence[Path] = ()) -> Path:
-    """A new overlay layer directory ``path`` that holds a layer of ``items``."""
+def upper(
+    path: Path,
+    items: Iterable[Item],
+    lower: Sequence[Path] = (),
+    whiteouts: WhiteoutFormat = WhiteoutFormat.OVERLAY,
+) -> Path:
+    """A new layer directory ``path`` that holds a layer of ``items``."""
     path.mkdir()
-    unpack(tar_stream(items), path, whiteouts=WhiteoutFormat.OVERLAY, lower=lower)
+    unpack(tar_stream(items), path, whiteouts=whiteouts, lower=lower)
     return path
 
 

@@ -16,9 +16,9 @@ from layerfs.archive.changes import Change, ChangeKind
 from layerfs.archive.compare import layer_xattrs
 from layerfs.archive.entry import ENTRY_TYPES, Entry, EntryType
 from layerfs.archive.header import ZERO_BLOCK, padding
+from layerfs.archive.marks import marks_of
+from layerfs.archive.mergedtree import MergedTree
 from layerfs.archive.names import split
-from layerfs.archive.overlaymarks import Marks
-from layerfs.archive.overlaytree import OverlayTree
 from layerfs.archive.streams import CHUNK, coalesced, iter_stream
 from layerfs.archive.whiteout import PREFIX, WhiteoutFormat, whiteout_path
 from layerfs.archive.writer import header_blocks
@@ -37,9 +37,9 @@ def pack(
 ) -> BinaryIO:
     """The changeset as a tar stream, read from ``root`` while the stream is read. The caller closes it.
 
-    ``root`` is a whole tree or, with ``unescape`` (OVERLAY or OVERLAY_USER), the upper directory of an
-    overlay: overlayfs's own xattrs are left out then, escaped ones get the name they had, and what a
-    change names but ``root`` lacks is taken from the tree that ``lower`` (topmost first) shows.
+    ``root`` is a whole tree or, with ``unescape`` (how its marks are kept), the upper directory of a union:
+    overlayfs's own xattrs are left out then, escaped ones get the name they had, and what a change names but
+    ``root`` lacks is taken from the tree that ``lower`` (topmost first) shows.
 
     Reading raises ``OSError``, :class:`~layerfs.errors.Conflict` for a file that shrinks or vanishes
     meanwhile, and :class:`~layerfs.errors.EntryRefused` for a name that would be a whiteout.
@@ -72,11 +72,11 @@ def content_size(
 
 @attrs.frozen
 class _Source:
-    """Where the changed files are: one directory, and perhaps an overlay's layers below it."""
+    """Where the changed files are: one directory, and perhaps the layers of a union below it."""
 
     root: int
     unescape: WhiteoutFormat | None
-    below: OverlayTree | None
+    below: MergedTree | None
 
     @contextlib.contextmanager
     def opened(self, path: bytes) -> Iterator[int]:
@@ -108,7 +108,7 @@ class _Source:
 
 @contextlib.contextmanager
 def _opened_source(root: Path, unescape: WhiteoutFormat | None, lower: Sequence[Path]) -> Iterator[_Source]:
-    below = OverlayTree(lower, Marks(unescape)) if lower and unescape is not None else None
+    below = MergedTree(lower, marks_of(unescape)) if lower and unescape is not None else None
     with opened(root, os.O_PATH | os.O_DIRECTORY) as fd:
         yield _Source(fd, unescape, below)
 

@@ -15,18 +15,19 @@ from layerfs.archive.attributes import DEFAULT_ACL, refused, remove_xattrs, rest
 from layerfs.archive.dirfds import DirectoryFds
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.layertree import Directory, directories, path_of
+from layerfs.archive.marks import Marks, marks_of
+from layerfs.archive.mergedtree import MergedTree
 from layerfs.archive.names import join
-from layerfs.archive.overlaymarks import Marks
-from layerfs.archive.overlaytree import OverlayTree
-from layerfs.archive.whiteout import OPAQUE, OPAQUE_VALUE, PREFIX, WhiteoutFormat, unescape_xattr
+from layerfs.archive.whiteout import WhiteoutFormat, unescape_xattr
 from layerfs.linux.removetree import remove_at
 from layerfs.linux.xattr import read_all
 
 
 def settle(top: Directory, fds: DirectoryFds, whiteouts: WhiteoutFormat, lower: Sequence[Path]) -> None:
     """Finish the tree below ``top``. Errors name the directory."""
-    below = OverlayTree(lower, Marks(whiteouts)) if lower and whiteouts.is_overlay else None
-    marks = _Applied(fds) if whiteouts is WhiteoutFormat.APPLY else _Kept(fds, whiteouts, below)
+    below = MergedTree(lower, marks_of(whiteouts)) if lower else None
+    # Of a layer with nothing below nothing is left to carry out.
+    marks = _Applied(fds) if below is None else _Kept(fds, marks_of(whiteouts), below)
     attributes = _Attributes(fds, whiteouts, below)
     order = list(directories(top))
     for directory in order:
@@ -81,41 +82,30 @@ class _Applied:
 class _Kept:
     """Marks on a layer that lies apart from its parent: they become marks of the union file system."""
 
-    def __init__(self, fds: DirectoryFds, whiteouts: WhiteoutFormat, below: OverlayTree | None) -> None:
+    def __init__(self, fds: DirectoryFds, marks: Marks, below: MergedTree) -> None:
         self._fds = fds
-        self._whiteouts = whiteouts
+        self._marks = marks
         self._below = below
 
     def settle(self, directory: Directory) -> None:
-        if self._whiteouts.is_overlay and self._below is None:
-            return
         above = directory.parent
         seen = above is None or not (above.buried or above.opaque)
-        if directory.made and seen and (directory.opaque or directory.buried):
-            self._mark_opaque(directory)
+        if directory.made and seen and self._hides(directory):
+            self._marks.make_opaque(self._fds.fd(directory))
         # Inside an opaque directory the kernel would show whiteouts to readdir.
         if not directory.buried and not directory.opaque:
             for name in sorted(directory.hidden):
-                if not directory.makes(name) and self._is_below(directory, name):
-                    self._white_out(directory, name)
+                if not directory.makes(name) and self._below.lookup(join(path_of(directory), name)):
+                    self._make(directory)
+                    self._marks.make_whiteout(self._fds.fd(directory), name)
 
-    def _is_below(self, directory: Directory, name: bytes) -> bool:
-        return self._below is None or self._below.lookup(join(path_of(directory), name)) is not None
-
-    def _mark_opaque(self, directory: Directory) -> None:
-        fd = self._fds.fd(directory)
-        if self._whiteouts.is_overlay:
-            os.setxattr(fd, self._whiteouts.xattr_prefix + b"opaque", OPAQUE_VALUE)
-        else:
-            os.mknod(OPAQUE, stat.S_IFREG | 0o444, dir_fd=fd)
-
-    def _white_out(self, directory: Directory, name: bytes) -> None:
-        self._make(directory)
-        fd = self._fds.fd(directory)
-        if self._whiteouts.is_overlay:
-            os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=fd)
-        else:
-            os.mknod(PREFIX + name, stat.S_IFREG | 0o444, dir_fd=fd)
+    def _hides(self, directory: Directory) -> bool:
+        if directory.opaque or directory.buried:
+            return True
+        if not self._marks.merges_past_files:
+            return False
+        covered = self._below.lookup(path_of(directory))
+        return covered is not None and not covered.is_directory
 
     def _make(self, directory: Directory) -> None:
         """A place of marks becomes a directory, and so do those above it."""
@@ -131,7 +121,7 @@ class _Kept:
 class _Attributes:
     """Owner, mode, xattrs and times of directories, innermost first."""
 
-    def __init__(self, fds: DirectoryFds, whiteouts: WhiteoutFormat, below: OverlayTree | None) -> None:
+    def __init__(self, fds: DirectoryFds, whiteouts: WhiteoutFormat, below: MergedTree | None) -> None:
         self._fds = fds
         self._whiteouts = whiteouts
         self._below = below

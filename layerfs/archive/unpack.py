@@ -66,8 +66,8 @@ def unpack(
     """Apply the uncompressed ``tar`` to the directory ``root``, reading it to its end.
 
     With ``APPLY`` the tree holds the parent's files already (an empty one: a root that is 0755, 0:0,
-    with time 0). With the other formats it is empty, and with the overlay formats ``lower`` are the
-    directories of the layers below, nearest first; they are only looked at.
+    with time 0). With the other formats it is empty, and ``lower`` are the directories of the layers below,
+    nearest first; they are only looked at.
 
     Raises :class:`~layerfs.errors.ArchiveError` naming the entry that cannot be applied,
     :class:`~layerfs.errors.ArchiveTooLarge` past ``max_bytes`` of file content or ``max_entries`` entries and

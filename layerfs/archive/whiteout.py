@@ -13,13 +13,12 @@ import enum
 
 from layerfs.archive.names import WHITEOUT_PREFIX, join, split
 from layerfs.errors import EntryRefused, PathEscape
+from layerfs.linux.userns import in_user_namespace
 from layerfs.values import frozen
 
 PREFIX = WHITEOUT_PREFIX
 META = b".wh..wh."
 OPAQUE = b".wh..wh..opq"
-OPAQUE_VALUE = b"y"
-"""The value of ``overlay.opaque`` that hides everything below."""
 
 LINKS = b".wh..wh.plnk/"
 """Where aufs keeps the inodes of its pseudo-links; a layer tar may hard-link to files below it."""
@@ -45,6 +44,12 @@ class WhiteoutFormat(enum.Enum):
     def xattr_prefix(self) -> bytes:
         """What the names of overlayfs's own xattrs begin with; empty for the other formats."""
         return _XATTR_PREFIX.get(self, b"")
+
+
+def overlay_format() -> WhiteoutFormat:
+    """How overlay's marks are kept here: nobody may set ``trusted.*`` without privilege over the host
+    (``userxattr``: Linux 5.11)."""
+    return WhiteoutFormat.OVERLAY_USER if in_user_namespace() else WhiteoutFormat.OVERLAY
 
 
 _XATTR_PREFIX = {WhiteoutFormat.OVERLAY: b"trusted.overlay.", WhiteoutFormat.OVERLAY_USER: b"user.overlay."}

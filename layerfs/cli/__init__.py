@@ -9,7 +9,24 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
+
+
+def _main() -> int:
+    if _is_mount_helper(sys.argv[1:]):
+        from layerfs.fuse import program
+
+        return program.main()
+    from layerfs.cli.main import main
+
+    return main()
+
+
+def _is_mount_helper(words: Sequence[str]) -> bool:
+    """Whether mount.fuse3 calls us, for mount(8) or containerd: a mount of type ``fuse.layerfs`` is made by
+    the program of that name, ``layerfs SOURCE TARGET -o OPTIONS``."""
+    return len(words) == 4 and words[2] == "-o" and "lowerdir=" in words[3]
 
 
 def run() -> NoReturn:
@@ -17,9 +34,7 @@ def run() -> NoReturn:
     # What modules make while they load stays: looking through it for garbage is in vain.
     gc.set_threshold(100_000)
     try:
-        from layerfs.cli.main import main
-
-        status = main()
+        status = _main()
     except KeyboardInterrupt:  # while modules load, or once more while the first is dealt with
         os._exit(130)
     for stream in (sys.stdout, sys.stderr):

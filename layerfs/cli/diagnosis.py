@@ -88,6 +88,15 @@ def of_driver(store: Store) -> Iterator[Finding]:
             f"driver {driver.name} compares whole trees here: 'changes', 'diff' and 'commit' take as long "
             f"as the image is big{because and f' ({because})'}",
         )
+    status = driver.status()
+    if "not by the kernel" in status:
+        yield Finding(
+            Level.NOTE,
+            "mounts",
+            f"driver {driver.name} mounts over FUSE, which is slower than the kernel would be: "
+            f"{status['not by the kernel']}",
+            status.get("mend", ""),
+        )
     wanted = {"size": driver.capabilities.size_limit, "inodes": driver.capabilities.inode_limit}
     missing = [name for name, there in wanted.items() if not there]
     if missing:

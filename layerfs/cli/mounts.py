@@ -116,9 +116,13 @@ def _shell_command(mount: Mount, target: str) -> str:
     if mount.fstype == "bind":
         kinds = [] if {"bind", "rbind"} & set(mount.options) else ["bind"]
         words = ["mount", "-o", ",".join((*kinds, *mount.options)), mount.source, target]
+    elif mount.fstype == "fuse.layerfs":
+        # The program itself: mount(8) finds it only when it is installed where helpers of mount(8) are.
+        options = ",".join(_quoted(option) for option in mount.options)
+        words = ["layerfs-fuse", "-o", options, mount.source, target]
     else:
-        options = ["-o", ",".join(_quoted(option) for option in mount.options)] if mount.options else []
-        words = ["mount", "-t", mount.fstype, mount.source, *options, target]
+        joined = ",".join(_quoted(option) for option in mount.options)
+        words = ["mount", "-t", mount.fstype, mount.source, *(["-o", joined] if joined else []), target]
     return join(words)
 
 

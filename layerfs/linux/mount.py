@@ -1,6 +1,6 @@
 """Mounting and unmounting. The single place where a mount that a driver described is carried out.
 
-A mount is described by a file system type, a source and options, as mount(8) has them. Four kinds:
+A mount is described by a file system type, a source and options, as mount(8) has them. The kinds:
 
 ``overlay``
     ``lowerdir``, ``upperdir`` and ``workdir`` hold escaped paths (:func:`escape_lower`). Every depth
@@ -8,8 +8,13 @@ A mount is described by a file system type, a source and options, as mount(8) ha
 ``bind``
     Options ``bind`` or ``rbind``; further ones (``ro``, ``nodev``, ...) apply to the new mount and,
     with ``rbind``, to all below it. Linux 5.12 for the further ones.
+``aufs``
+    The option ``br:`` may have more branches than one call takes (:mod:`~layerfs.linux.aufs`).
 ``zfs``
     By zfs-fuse where the kernel has no ZFS and that is running.
+``fuse.layerfs``
+    By the program ``layerfs-fuse``: it is ready when the mount is there, and has written everything and ended
+    when it is unmounted.
 anything else
     mount(2), with the options that are not the kernel's own joined by commas. ``ro=vfs``, as mount(8) has
     it, makes the mount read-only but not its file system, which others may have mounted writable.
@@ -37,6 +42,8 @@ from layerfs.linux.syscall import AT_FDCWD, call, failure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
+
+    from layerfs.linux.fuseserver import Server
 else:
     Protocol = object
 
@@ -65,6 +72,7 @@ _FLAGS = {
     "noexec": (0x8, 0x8),
     "noatime": (0x400, 0x10),
     "relatime": (0x200000, 0),
+    "remount": (0x20, 0),
 }
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
@@ -104,8 +112,12 @@ def perform(fstype: str, source: str, options: Sequence[str], target: Path) -> N
         _mount_overlay(source, options, target)
     elif fstype == "bind":
         _mount_bind(source, options, target)
+    elif fstype == "aufs":
+        _mount_aufs(source, options, target)
     elif fstype == "zfs" and _by_zfs_fuse(source, options, target):
         pass
+    elif fstype == "fuse.layerfs":
+        _by_layerfs_fuse(source, options, target)
     elif "ro=vfs" in options:
         mount = detached(fstype, source, options)
         try:
@@ -116,6 +128,19 @@ def perform(fstype: str, source: str, options: Sequence[str], target: Path) -> N
         _mount_old(fstype, source, options, target)
 
 
+def _mount_aufs(source: str, options: Sequence[str], target: Path) -> None:
+    from layerfs.linux import aufs  # no other mount needs it
+
+    first, *remounts = aufs.steps(options, os.sysconf("SC_PAGESIZE"))
+    _mount_old("aufs", source, first, target)
+    try:
+        for step in remounts:
+            _mount_old("aufs", source, step, target)
+    except BaseException:
+        umount(target, lazy=True)
+        raise
+
+
 def _by_zfs_fuse(source: str, options: Sequence[str], target: Path) -> bool:
     """False, and nothing done, where zfs-fuse is not what serves ZFS."""
     from layerfs.linux import zfsfuse  # no other mount needs it
@@ -124,6 +149,16 @@ def _by_zfs_fuse(source: str, options: Sequence[str], target: Path) -> bool:
         return False
     zfsfuse.mount(source, options, target)
     return True
+
+
+def _by_layerfs_fuse(source: str, options: Sequence[str], target: Path) -> None:
+    from layerfs.errors import SystemFailure
+    from layerfs.linux import fuseserver  # no other mount needs it
+
+    try:
+        fuseserver.mount(source, options, target)
+    except SystemFailure as error:
+        raise failure(errno.EIO, target, str(error)) from error
 
 
 def detached(fstype: str, source: str, options: Sequence[str]) -> int:
@@ -149,8 +184,10 @@ def umount(target: Path, *, lazy: bool = False) -> None:
     EBUSY while anything uses it, unless ``lazy``: then it vanishes from the tree at once and ends
     when its last user does. EINVAL when nothing is mounted there. A symlink is not followed.
     """
-    flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)
-    call("umount2", os.fsencode(target), flags, path=target)
+    server = None if lazy else _server_of(target)
+    _umount(target, lazy=lazy)
+    if server is not None:
+        server.wait()
 
 
 def release(target: Path) -> None:
@@ -160,18 +197,37 @@ def release(target: Path) -> None:
     being given back. Removing the mount point afterwards ends the copies of the mount that other mount
     namespaces took when they were made: the kernel detaches them with the directory (Linux 3.18).
     """
+    server = _server_of(target)
     while is_mount(target):
         try:
-            umount(target)
+            _umount(target, lazy=False)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
-            umount(target, lazy=True)
+            if server is not None:
+                server.flush(target)
+            _umount(target, lazy=True)
+            server = None  # it ends with the last who uses the mount
     try:
         target.rmdir()
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
             raise
+    if server is not None:
+        server.wait()
+
+
+def _umount(target: Path, *, lazy: bool) -> None:
+    call("umount2", os.fsencode(target), UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0), path=target)
+
+
+def _server_of(target: Path) -> Server | None:
+    """The process that serves what is mounted at ``target``."""
+    if b" - fuse.layerfs " not in Path("/proc/self/mountinfo").read_bytes():
+        return None
+    from layerfs.linux import fuseserver  # no other mount needs it
+
+    return fuseserver.server_of(target)
 
 
 # Overlay directories in options

@@ -16,11 +16,11 @@ loads it to translate its words."""
 
 NOT_OURS = {
     # layers in and out
-    "layerfs.archive.changes", "layerfs.archive.compression", "layerfs.archive.overlaydiff",
-    "layerfs.archive.overlaytree", "layerfs.archive.pack", "layerfs.archive.reader", "layerfs.archive.split",
+    "layerfs.archive.changes", "layerfs.archive.compression", "layerfs.archive.upperdiff",
+    "layerfs.archive.mergedtree", "layerfs.archive.pack", "layerfs.archive.reader", "layerfs.archive.split",
     "layerfs.archive.unpack", "layerfs.archive.writer", "layerfs.image", "layerfs.linux.copytree",
     "layerfs.linux.command", "layerfs.linux.loop", "layerfs.linux.quota", "layerfs.linux.removetree",
-    "layerfs.linux.zfsfuse",
+    "layerfs.linux.zfsfuse", "layerfs.linux.fuseserver", "layerfs.fuse", "layerfs.union",
     # other journeys through the store
     "layerfs.store.check", "layerfs.store.images", "layerfs.store.layer", "layerfs.store.migration",
     "layerfs.store.pruning", "layerfs.store.recovery", "layerfs.store.register", "layerfs.store.removal",
@@ -28,7 +28,7 @@ NOT_OURS = {
     "layerfs.cli.complaint", "layerfs.cli.containers", "layerfs.cli.host", "layerfs.cli.images",
     "layerfs.cli.progress", "layerfs.cli.tables",
     # other sides of the driver
-    "layerfs_drivers.overlay._limits", "layerfs_drivers.overlay._probe", "layerfs_drivers.overlay._root",
+    "layerfs.overlay.limits", "layerfs.overlay.probe", "layerfs.archive.layerroot",
 }  # fmt: skip
 """Modules of layerfs that a mount has no use for."""
 

@@ -20,7 +20,7 @@ def store(driver: str, tmp_path: Path) -> Iterator[Store]:
             yield store
 
 
-@pytest.mark.parametrize("driver", ["overlay", "vfs", "btrfs", "zfs"])
+@pytest.mark.parametrize("driver", ["overlay", "fuse", "vfs", "btrfs", "zfs", "aufs"])
 def test_a_real_image_through_the_main_job(store: Store, debian_image: Path, tmp_path: Path) -> None:
     main_job(store, debian_image, tmp_path)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from layerfs.driver import Driver, DriverInfo
 from layerfs.linux.removetree import remove_tree
 from layerfs.testing.memory import MemoryDriver
-from layerfs_drivers import btrfs, overlay, vfs, zfs
+from layerfs_drivers import aufs, btrfs, fuse, overlay, vfs, zfs
 from tests import zfskit
 from tests.filesystems import file_system
 from tests.properties.profile import LONG
@@ -35,6 +35,20 @@ def _overlay() -> Iterator[Fresh]:
 
 
 @contextlib.contextmanager
+def _fuse() -> Iterator[Fresh]:
+    need.root()
+    need.fuse()
+    yield lambda: _upon_directory(fuse.DRIVER)
+
+
+@contextlib.contextmanager
+def _aufs() -> Iterator[Fresh]:
+    need.root()
+    need.fuse()
+    yield lambda: _upon_directory(aufs.DRIVER)
+
+
+@contextlib.contextmanager
 def _btrfs() -> Iterator[Fresh]:
     with file_system("btrfs") as root:
         yield lambda: _upon_directory(btrfs.DRIVER, root)
@@ -52,10 +66,15 @@ def _zfs() -> Iterator[Fresh]:
 GROUNDS: dict[str, Callable[[], AbstractContextManager[Fresh]]] = {
     "vfs": _vfs,
     "overlay": _overlay,
+    "fuse": _fuse,
+    "aufs": _aufs,
     "btrfs": _btrfs,
     "zfs": _zfs,
 }
 """What skips where the machine lacks it, and makes what all examples can share."""
+
+SLOW = frozenset({"fuse", "aufs"})
+"""Those of which each mount starts a process."""
 
 
 @contextlib.contextmanager
@@ -74,6 +93,7 @@ def _upon_dataset() -> Iterator[Driver]:
 @contextlib.contextmanager
 def _upon_directory(info: DriverInfo, where: Path | None = None) -> Iterator[Driver]:
     with _scratch(where) as scratch:
+        (scratch / "home").mkdir(mode=0o700)  # nothing is tried out then
         driver = info.open(scratch / "home", scratch / "run", {})
         try:
             yield driver

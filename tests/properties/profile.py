@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 
-from hypothesis import HealthCheck, Phase, settings
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.properties.grounds import SLOW, Fresh
 
 LONG = os.environ.get("LAYERFS_LONG") == "1"
 
@@ -20,3 +26,23 @@ def examples(few: int) -> settings:
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
+
+
+def held(
+    few: int, **drawn: st.SearchStrategy[object]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a property of the fixture ``fresh`` and what is ``drawn`` a test of ``few`` examples, of a twelfth
+    where each mount starts a process."""
+
+    def test_of(body: Callable[..., None]) -> Callable[..., None]:
+        property_ = given(**drawn)(body)
+
+        @functools.wraps(body)
+        def test(fresh: Fresh, request: pytest.FixtureRequest) -> None:
+            slow = request.node.callspec.params["fresh"] in SLOW
+            examples(few // 12 if slow else few)(property_)(fresh=fresh)
+
+        del test.__wrapped__  # pytest would ask for the arguments of ``body``
+        return test
+
+    return test_of

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from layerfs.archive.entry import EntryType
@@ -23,7 +22,7 @@ from layerfs.testing.conformance.edits import carried
 from layerfs.testing.entries import tar_stream
 from layerfs.testing.model import EMPTY, Item, Tree, apply, changes, read_items
 from tests.properties.grounds import GROUNDS, Fresh, model
-from tests.properties.profile import examples
+from tests.properties.profile import held
 
 
 @pytest.fixture(scope="module", params=GROUNDS)
@@ -63,8 +62,7 @@ def diffs(driver: Driver, chain: list[list[Item]]) -> list[bytes]:
     return tars
 
 
-@given(chain=strategies.chains())
-@examples(200)
+@held(200, chain=strategies.chains())
 def test_trees_and_changes_are_those_of_the_model(fresh: Fresh, chain: list[list[Item]]) -> None:
     with fresh() as driver:
         fill(driver, chain)
@@ -74,8 +72,7 @@ def test_trees_and_changes_are_those_of_the_model(fresh: Fresh, chain: list[list
             assert list(driver.changes(id, parent)) == changes(tree, below if parent else None)
 
 
-@given(chain=strategies.chains())
-@examples(80)
+@held(80, chain=strategies.chains())
 def test_diffs_are_those_of_the_model(fresh: Fresh, chain: list[list[Item]]) -> None:
     with fresh() as driver, model() as ideal:
         fill(driver, chain)
@@ -85,8 +82,7 @@ def test_diffs_are_those_of_the_model(fresh: Fresh, chain: list[list[Item]]) -> 
             assert tar == expected
 
 
-@given(chain=strategies.chains(3))
-@examples(60)
+@held(60, chain=strategies.chains(3))
 def test_diffs_make_the_same_chain_elsewhere(fresh: Fresh, chain: list[list[Item]]) -> None:
     with fresh() as driver, fresh() as elsewhere:
         fill(driver, chain)
@@ -98,8 +94,7 @@ def test_diffs_make_the_same_chain_elsewhere(fresh: Fresh, chain: list[list[Item
         assert diffs(elsewhere, chain) == diffs(driver, chain)
 
 
-@given(data=st.data())
-@examples(100)
+@held(100, data=st.data())
 def test_what_the_model_refuses_is_refused(fresh: Fresh, data: st.DataObject) -> None:
     lower, below, upper = draw_two(data, strategies.any_layers)
     with fresh() as driver:
@@ -130,8 +125,7 @@ def known(tree: Tree) -> list[bytes]:
     return sorted(tree.nodes.keys() - {b""})
 
 
-@given(data=st.data())
-@examples(100)
+@held(100, data=st.data())
 def test_content_is_told_as_displaced_or_can_be_read_by_name(fresh: Fresh, data: st.DataObject) -> None:
     lower, _, upper = draw_two(data, strategies.layers)
     told: dict[int, bytes] = {}
@@ -156,8 +150,7 @@ def test_content_is_told_as_displaced_or_can_be_read_by_name(fresh: Fresh, data:
                         assert stream.read() == content
 
 
-@given(data=st.data())
-@examples(150)
+@held(150, data=st.data())
 def test_what_a_container_does_is_found(fresh: Fresh, data: st.DataObject) -> None:
     chain = data.draw(strategies.chains(2))
     actions = data.draw(strategies.actions(known=known(trees(chain)[-1])))

@@ -11,11 +11,11 @@ import pytest
 from layerfs.driver import CreateOptions
 from layerfs.errors import EntryRefused, NotSupported
 from layerfs.linux.userns import in_user_namespace
+from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, assert_same, make_layer, mounted, tree_of
 from layerfs.testing.entries import device, directory, file, hard_link, opaque, symlink, tar_stream, whiteout
 from layerfs.testing.model import EMPTY, apply, changes, read_items
 from layerfs_drivers.overlay import DRIVER
-from layerfs_drivers.overlay.driver import OverlayDriver
 from tests.overlaykit import unmounted
 
 LOWER = [

@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layerfs.archive.changes import Change, ChangeKind, walk_changes
-from layerfs.archive.overlaydiff import upper_changes, upper_diff
 from layerfs.archive.pack import pack
+from layerfs.archive.upperdiff import upper_changes, upper_diff
 from layerfs.archive.whiteout import WhiteoutFormat
 from layerfs.errors import NotSupported
 from layerfs.linux.mount import perform, umount
+from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
 from layerfs.testing.entries import directory, file, hard_link
 from layerfs.testing.model import read_items
-from layerfs_drivers.overlay.driver import OverlayDriver
 from tests.overlaykit import kernel, overlay
 from tests.require import need
 
@@ -102,8 +102,8 @@ def listed_directories(code: str, driver: OverlayDriver) -> list[str]:
     script = f"""
 import os, sys
 from pathlib import Path
-import layerfs.archive.overlaydiff
-from layerfs_drivers.overlay.driver import OverlayDriver
+import layerfs.archive.upperdiff
+from layerfs.overlay.driver import OverlayDriver
 
 home, runroot = {str(driver.layout.home)!r}, {str(driver.layout.runroot)!r}
 driver = OverlayDriver.open(Path(home), Path(runroot), read_only=False)

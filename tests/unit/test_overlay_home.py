@@ -13,10 +13,10 @@ import pytest
 from layerfs.errors import InvalidOption, MountBusy, ReadOnly, StoreDamaged
 from layerfs.linux.mount import perform
 from layerfs.linux.mountinfo import is_mount, mounts_below
+from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
 from layerfs.testing.entries import ACL, directory, file, hard_link
 from layerfs_drivers.overlay import DRIVER
-from layerfs_drivers.overlay.driver import OverlayDriver
 from tests.overlaykit import overlay, unmounted
 
 
@@ -42,10 +42,10 @@ def test_home_is_private_and_holds_no_mount(driver: OverlayDriver) -> None:
 
 def test_lower_names_all_layers_below_nearest_first(driver: OverlayDriver) -> None:
     driver.create_read_write(OTHER, TOP)
-    assert (driver.layout.layer(OTHER) / "lower").read_text() == "2\ntop\nbase\n"
-    assert (driver.layout.layer(BASE) / "lower").read_text() == "0\n"
-    assert sorted(os.listdir(driver.layout.layer(BASE))) == ["diff", "lower"]
-    assert sorted(os.listdir(driver.layout.layer(TOP))) == ["diff", "lower", "work"]
+    assert (driver.layout.home / OTHER / "lower").read_text() == "2\ntop\nbase\n"
+    assert (driver.layout.home / BASE / "lower").read_text() == "0\n"
+    assert sorted(os.listdir(driver.layout.home / BASE)) == ["diff", "lower"]
+    assert sorted(os.listdir(driver.layout.home / TOP)) == ["diff", "lower", "work"]
 
 
 def test_a_read_only_home_is_used_without_a_write(driver: OverlayDriver, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_removal_that_was_cut_short_is_finished_at_the_next_open(driver: Overl
 def test_a_creation_that_was_cut_short_is_told_and_can_be_removed(
     driver: OverlayDriver, text: str | None
 ) -> None:
-    lower = driver.layout.layer(TOP) / "lower"
+    lower = driver.layout.home / TOP / "lower"
     lower.unlink()
     if text is not None:
         lower.write_text(text)

@@ -12,10 +12,10 @@ import pytest
 
 from layerfs.archive.changes import Change, ChangeKind
 from layerfs.errors import EntryRefused
+from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, assert_same, make_layer, mounted, tree_of
 from layerfs.testing.entries import device, directory, file, opaque, tar_stream, whiteout
 from layerfs.testing.model import EMPTY, apply, read_items
-from layerfs_drivers.overlay.driver import OverlayDriver
 from tests.overlaykit import kernel, overlay
 from tests.require import need
 

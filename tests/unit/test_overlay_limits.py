@@ -14,9 +14,9 @@ import pytest
 from layerfs.driver import CreateOptions
 from layerfs.errors import InvalidOption, NotSupported
 from layerfs.linux import quota
+from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
 from layerfs.testing.entries import file
-from layerfs_drivers.overlay.driver import OverlayDriver
 from tests.overlaykit import overlay
 from tests.require import need
 from tests.unit.test_quota import FULL, MIB, MKFS, make_and_mount, run, write
@@ -90,14 +90,14 @@ def test_a_limited_container_works_like_any_other(driver: OverlayDriver) -> None
 
 def test_a_limit_goes_with_its_layer(driver: OverlayDriver) -> None:
     driver.create_read_write(TOP, BASE, options=limited(size=MIB))
-    project = quota.project_of(driver.layout.layer(TOP))
+    project = quota.project_of(driver.layout.home / TOP)
     driver.remove(TOP)
     driver.create_read_write(TOP, BASE)
-    assert project and quota.project_of(driver.layout.layer(TOP)) == 0
+    assert project and quota.project_of(driver.layout.home / TOP) == 0
     with mounted(driver, TOP) as root:
         assert write(root / "free", 8 * MIB) == ""
     driver.create_read_write(OTHER, BASE, options=limited(size=16 * MIB))
-    used = quota.usage(driver.layout.layer(OTHER))
+    used = quota.usage(driver.layout.home / OTHER)
     assert used and used.size_limit == 16 * MIB
 
 
@@ -112,7 +112,7 @@ def test_a_removal_that_was_cut_short_frees_the_limit_at_the_next_open(driver: O
 def test_projects_of_living_layers_differ(driver: OverlayDriver) -> None:
     for id in (TOP, OTHER):
         driver.create_read_write(id, BASE, options=limited(size=MIB))
-    assert len({quota.project_of(driver.layout.layer(id)) for id in (TOP, OTHER)}) == 2
+    assert len({quota.project_of(driver.layout.home / id) for id in (TOP, OTHER)}) == 2
 
 
 @pytest.mark.parametrize("options", [limited(size=0), limited(size=-1), limited(inodes=0)])

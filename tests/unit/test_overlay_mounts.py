@@ -12,9 +12,9 @@ from layerfs.errors import DepthExceeded, MountFailed
 from layerfs.ids import GraphID
 from layerfs.linux import mount as executor
 from layerfs.linux.mountinfo import mount_of
+from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
 from layerfs.testing.entries import file
-from layerfs_drivers.overlay.driver import OverlayDriver
 from tests.overlaykit import overlay
 
 

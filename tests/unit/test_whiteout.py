@@ -188,11 +188,27 @@ def test_a_whiteout_hides_what_any_of_the_layers_below_has(tmp_path: Path) -> No
 
 def test_aufs_keeps_marks_as_files(tmp_path: Path) -> None:
     need.root()
-    root = tmp_path / "root"
-    root.mkdir()
-    items = [whiteout(b"a"), opaque(b"d"), whiteout(b"f"), file(b"f/new", b"")]
-    unpack(tar_stream(items), root, whiteouts=WhiteoutFormat.AUFS)
+    items = [whiteout(b"a"), whiteout(b"n"), opaque(b"d"), whiteout(b"f"), file(b"f/new", b"")]
+    below = [file(b"a", b""), directory(b"f"), file(b"f/old", b""), file(b"d/x", b"")]
+    lower = upper(tmp_path / "below", below, whiteouts=WhiteoutFormat.AUFS)
+    root = upper(tmp_path / "root", items, [lower], whiteouts=WhiteoutFormat.AUFS)
     assert names(root) == {".wh.a", "d", "d/.wh..wh..opq", "f", "f/.wh..wh..opq", "f/new"}
+
+
+def test_aufs_does_not_merge_past_a_file(tmp_path: Path) -> None:
+    """It takes directories of all layers for one, whatever else has the name in between."""
+    need.root()
+    bottom = upper(tmp_path / "bottom", [file(b"d/old", b"")], whiteouts=WhiteoutFormat.AUFS)
+    middle = upper(tmp_path / "middle", [file(b"d", b"")], whiteouts=WhiteoutFormat.AUFS)
+    top = upper(tmp_path / "top", [directory(b"d")], [middle, bottom], whiteouts=WhiteoutFormat.AUFS)
+    assert names(top) == {"d", "d/.wh..wh..opq"}
+
+
+def test_aufs_cannot_mark_a_name_that_is_too_long(tmp_path: Path) -> None:
+    need.root()
+    lower = upper(tmp_path / "lower", [file(b"d/" + b"n" * 252, b"")], whiteouts=WhiteoutFormat.AUFS)
+    with pytest.raises(EntryRefused, match="File name too long"):
+        upper(tmp_path / "root", [whiteout(b"d/" + b"n" * 252)], [lower], whiteouts=WhiteoutFormat.AUFS)
 
 
 def test_a_link_to_a_mark_is_refused(tmp_path: Path) -> None:

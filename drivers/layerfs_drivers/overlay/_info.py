@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from layerfs.driver import DriverInfo, Option, refuse_options
-from layerfs.errors import translated
+from layerfs.errors import NotSupported, translated
 from layerfs.values import frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from layerfs_drivers.overlay.driver import OverlayDriver
+    from layerfs.overlay.driver import OverlayDriver
 
 
 @frozen
@@ -24,21 +24,41 @@ class OverlayInfo:
     options: tuple[Option, ...] = ()
 
     def probe(self, home: Path, runroot: Path) -> None:
-        from layerfs_drivers.overlay._probe import probe
-
-        probe(home)
+        """By the kernel, or over FUSE."""
+        self._refusal(home)
 
     def open(
         self, home: Path, runroot: Path, options: Mapping[str, str], /, *, read_only: bool = False
     ) -> OverlayDriver:
         """A home that is there was tried out when it was made; a new one is tried out now."""
-        from layerfs_drivers.overlay.driver import OverlayDriver
+        from layerfs.overlay.driver import OverlayDriver
+        from layerfs.overlay.ways import ByFuse, ByKernel
 
         refuse_options(options, self.name)
         with translated(f"open the overlay driver in {home}"):
-            if not read_only and not home.exists():
-                self.probe(home, runroot)
-            return OverlayDriver.open(home, runroot, read_only=read_only)
+            refusal = self._refusal(home) if not read_only and not home.exists() else None
+            driver = OverlayDriver.open(home, runroot, read_only=read_only, way=ByKernel(), instead=ByFuse())
+            if refusal is not None:
+                driver.remember(refusal)
+            return driver
+
+    def _refusal(self, home: Path) -> NotSupported | None:
+        """Why the kernel cannot mount layers kept at ``home``; None if it can. :class:`NotSupported` when
+        they cannot be mounted over FUSE either."""
+        from layerfs.overlay.probe import probe
+        from layerfs.overlay.ways import ByFuse, ByKernel
+
+        try:
+            probe(home, ByKernel())
+        except NotSupported as refusal:
+            try:
+                probe(home, ByFuse())
+            except NotSupported as error:
+                raise NotSupported(
+                    f"{refusal}; nor over FUSE: {error}", hint=refusal.hint or error.hint
+                ) from None
+            return refusal
+        return None
 
 
 DRIVER: DriverInfo = OverlayInfo()

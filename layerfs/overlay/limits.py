@@ -20,12 +20,16 @@ class Limits:
     mount depends on it."""
 
     home: Path
+    impossible: str = ""
+    """Why none can be kept, whatever the host can do."""
 
     @functools.cached_property
     def missing(self) -> str:
         """What the host lacks, and how to mend it; empty when limits can be kept."""
         from layerfs.linux import quota
 
+        if self.impossible:
+            return self.impossible
         if not self.home.exists():
             return f"{self.home} does not exist"
         missing = quota.missing(self.home)

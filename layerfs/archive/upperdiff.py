@@ -1,4 +1,4 @@
-"""The changeset of an overlay layer, from its upper directory alone.
+"""The changeset of a layer, from the directory alone that a union file system wrote to.
 
 An upper directory holds what was written, with the whole way down to it, and marks for what was
 deleted; so the cost follows what it holds, never the image below. The answer is that of
@@ -29,15 +29,15 @@ import attrs
 
 from layerfs.archive.changes import Change, ChangeKind, in_order
 from layerfs.archive.compare import UNLISTED, layer_xattrs, metadata, same_content
+from layerfs.archive.marks import Marks, marks_of
+from layerfs.archive.mergedtree import Found, Inode, MergedTree
 from layerfs.archive.names import join, split
-from layerfs.archive.overlaymarks import Marks
-from layerfs.archive.overlaytree import Found, Inode, OverlayTree
 from layerfs.archive.pack import content_size, pack
 from layerfs.archive.whiteout import WhiteoutFormat
 from layerfs.errors import NotSupported, show
 from layerfs.linux.openat2 import open_beneath
 from layerfs.linux.opened import opened
-from layerfs.linux.xattr import path_at, read_all, read_one
+from layerfs.linux.xattr import path_at, read_all
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 # O_NONBLOCK: a container may have put a fifo in the file's place.
@@ -47,12 +47,12 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 def upper_changes(upper: Path, lower: Sequence[Path], *, whiteouts: WhiteoutFormat) -> list[Change]:
     """What ``upper`` changes of the merged tree of ``lower`` (topmost first), in the canonical order.
 
-    ``whiteouts``: OVERLAY or OVERLAY_USER, as the layers are mounted. :class:`NotSupported` for an upper
-    directory that was mounted with ``redirect_dir=on`` or ``metacopy=on`` and holds what these leave.
+    ``whiteouts``: how the layers are marked, not APPLY. :class:`NotSupported` for an upper directory that
+    overlayfs mounted with ``redirect_dir=on`` or ``metacopy=on`` and holds what these leave.
     """
-    marks = Marks(whiteouts)
+    marks = marks_of(whiteouts)
     with opened(upper, _DIRECTORY) as fd:
-        comparison = _Comparison(fd, OverlayTree(lower, marks), marks)
+        comparison = _Comparison(fd, MergedTree(lower, marks), marks)
         comparison.walk()
     return comparison.changes()
 
@@ -83,7 +83,7 @@ class _Directory:
 class _Comparison:
     """One upper directory, open as ``upper``, against ``parent``."""
 
-    def __init__(self, upper: int, parent: OverlayTree, marks: Marks) -> None:
+    def __init__(self, upper: int, parent: MergedTree, marks: Marks) -> None:
         self.upper = upper
         self.parent = parent
         self.marks = marks
@@ -130,23 +130,31 @@ class _Comparison:
 
     def _walk_directory(self, directory: _Directory, fd: int) -> Iterator[_Directory]:
         """Compare what is in a directory; yields its directories."""
-        names = [os.fsencode(name) for name in os.listdir(fd)]
-        for name in names:
+        seen: set[bytes] = set()
+        hidden: set[bytes] = set()
+        for name in map(os.fsencode, os.listdir(fd)):
+            path, host = join(directory.path, name), path_at(fd, name)
             with contextlib.suppress(FileNotFoundError):
-                path = join(directory.path, name)
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                hides = self.marks.hidden_by(name, status, host)
+                if hides is not None:
+                    hidden.add(hides)
+                    continue
+                seen.add(name)
+                if option := self.marks.partial_by(status, host):
+                    raise _left_by_another_mount(path, option)
                 if stat.S_ISDIR(status.st_mode):
-                    yield self._directory(path, status, path_at(fd, name), directory)
+                    yield self._directory(path, status, host, directory)
                 else:
-                    self._file(path, status, fd, name, merges=directory.merges)
-        if directory.merges and directory.hides:
-            for name in self.parent.names(directory.path).difference(names):
+                    self._file(path, status, host, merges=directory.merges)
+        if directory.merges:
+            if directory.hides:
+                hidden |= self.parent.names(directory.path)
+            for name in hidden - seen - {b""}:
                 self._delete(join(directory.path, name))
 
     def _directory(self, path: bytes, status: os.stat_result, host: bytes, above: _Directory) -> _Directory:
         xattrs = read_all(host)
-        if self.marks.redirect in xattrs:
-            raise _left_by_another_mount(path, "redirect_dir=on")
         below = self.parent.lookup(path) if above.merges else None
         hides = above.hides or self.marks.is_opaque(host)
         if below is None:
@@ -160,14 +168,7 @@ class _Comparison:
             self._modify(path)
         return _Directory(path, True, hides)
 
-    def _file(self, path: bytes, status: os.stat_result, fd: int, name: bytes, *, merges: bool) -> None:
-        host = path_at(fd, name)
-        if self.marks.is_whiteout(status, host):
-            if merges:
-                self._delete(path)
-            return
-        if stat.S_ISREG(status.st_mode) and read_one(host, self.marks.metacopy) is not None:
-            raise _left_by_another_mount(path, "metacopy=on")
+    def _file(self, path: bytes, status: os.stat_result, host: bytes, *, merges: bool) -> None:
         if status.st_nlink > 1:
             self.links[status.st_ino].add(path)
         below = self.parent.lookup(path) if merges else None

@@ -1,4 +1,4 @@
-"""Whether overlay can work in a place: found out by doing it, on a small scale.
+"""Whether layers can be stacked in a place: found out by doing it, on a small scale.
 
 What overlay cannot do on some file system or kernel shows in many ways, so the trial is a real mount in
 which a file and a directory are deleted and made again. Only then is the reason looked for.
@@ -6,22 +6,20 @@ which a file and a directory are deleted and made again. Only then is the reason
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-from layerfs.archive.whiteout import WhiteoutFormat
-from layerfs.errors import NotSupported
-from layerfs.linux.mount import perform_all, umount
-from layerfs.linux.mountinfo import is_mount
-from layerfs.linux.removetree import remove_tree
+from layerfs.archive.marks import marks_of
+from layerfs.archive.whiteout import WhiteoutFormat, overlay_format
+from layerfs.errors import NotSupported, SystemFailure
+from layerfs.linux.backing import file_system, nearest, scratch
+from layerfs.linux.mount import release
+from layerfs.linux.opened import opened
 from layerfs.linux.userns import has_capability, in_user_namespace
-from layerfs_drivers.overlay._backing import file_system, nearest
-from layerfs_drivers.overlay._mounts import Stack
+from layerfs.overlay.stack import Stack
+from layerfs.overlay.ways import ByKernel, Way
 
 _NO_UPPER = {"aufs", "ecryptfs", "fuse", "nfs", "nfs4", "overlay", "vfat"}
 """File systems that overlay refuses for its upper directory, or that lose what it keeps there."""
@@ -30,61 +28,57 @@ _OTHER_PLACE = "put the store on ext4, xfs (with ftype=1), btrfs or tmpfs"
 _BE_ROOT = "run as root, or inside: unshare --user --map-root-user --map-auto --mount"
 
 
-def probe(home: Path) -> None:
-    """Return if a store with overlay layers can be kept at ``home``; :class:`NotSupported` says why not.
+def probe(home: Path, way: Way, format: WhiteoutFormat | None = None) -> None:
+    """Return if layers kept at ``home``, marked in this ``format`` (None: overlay's own), can be mounted by
+    ``way``; :class:`NotSupported` says why not.
 
     Tries it in a temporary directory beside, or above, and leaves nothing there.
     """
+    format = format or overlay_format()
     if not has_capability("CAP_SYS_ADMIN"):
-        raise NotSupported("overlay needs the right to mount (CAP_SYS_ADMIN)", hint=_BE_ROOT)
+        raise NotSupported(f"{_kind(format)} needs the right to mount (CAP_SYS_ADMIN)", hint=_BE_ROOT)
+    missing, mend = way.missing()
+    if missing:
+        raise NotSupported(missing, hint=mend)
     place = nearest(home)
-    with _scratch(place) as scratch:
-        _Trial(scratch, place).run()
+    with scratch(place, _kind(format)) as directory:
+        _Trial(directory, place, way, format).run()
 
 
-@contextlib.contextmanager
-def _scratch(place: Path) -> Iterator[Path]:
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=".layerfs-probe-", dir=place))
-    except OSError as error:
-        raise NotSupported(
-            f"overlay cannot be tried in {place}: {error.strerror}", hint="choose a root that can be written"
-        ) from error
-    try:
-        yield scratch
-    finally:
-        remove_tree(scratch)
+def _kind(format: WhiteoutFormat) -> str:
+    return "overlay" if format.is_overlay else format.value
 
 
 class _Trial:
     """The layers ``one`` and ``two`` below ``upper``, all of them in ``scratch``."""
 
-    def __init__(self, scratch: Path, place: Path) -> None:
+    def __init__(self, scratch: Path, place: Path, way: Way, format: WhiteoutFormat) -> None:
         self.scratch = scratch
         self.place = place
+        self.way = way
         self.type = file_system(place)
         self.in_userns = in_user_namespace()
-        self.format = WhiteoutFormat.OVERLAY_USER if self.in_userns else WhiteoutFormat.OVERLAY
+        self.format = format
 
     def run(self) -> None:
         for name in ("one/replaced/old", "two", "upper", "work", "merged"):
             (self.scratch / name).mkdir(parents=True)
         (self.scratch / "two" / "deleted").touch()
-        self._keep_marks()
+        if self.format.is_overlay:
+            self._keep_marks()
         merged = self.scratch / "merged"
         self._mount(merged)
         try:
             self._delete(merged)
         except OSError as error:
-            raise self._no(f"an overlay mount there does not work: {error.strerror}") from error
+            raise self._no(f"a mount there does not work: {error.strerror}") from error
         finally:
-            while is_mount(merged):
-                umount(merged, lazy=True)
+            release(merged)
 
     def _keep_marks(self) -> None:
         """Make the marks as unpacking does, in a directory that is not mounted."""
         try:
-            os.mknod(self.scratch / "whiteout", stat.S_IFCHR, 0)
+            self._make_whiteout()
         except OSError as error:
             hint = "in a user namespace that needs Linux 5.8" if self.in_userns else _OTHER_PLACE
             raise self._no(f"a whiteout (0/0 device) cannot be made: {error.strerror}", hint) from error
@@ -95,15 +89,26 @@ class _Trial:
             hint = "tmpfs has user.* since Linux 6.6" if self.type == "tmpfs" else _OTHER_PLACE
             raise self._no(f"no {attribute.decode()} can be set: {error.strerror}", hint) from error
 
+    def _make_whiteout(self) -> None:
+        if isinstance(self.way, ByKernel):
+            # Of the other form the kernel makes none itself, and it heeds it in lower layers only.
+            os.mknod(self.scratch / "whiteout", stat.S_IFCHR, 0)
+            return
+        with opened(self.scratch, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            marks_of(self.format).make_whiteout(fd, b"whiteout")
+
     def _mount(self, merged: Path) -> None:
         lower = (self.scratch / "one", self.scratch / "two")
         stack = Stack(lower, self.scratch / "upper", self.scratch / "work")
         try:
-            perform_all([stack.mount(user_xattrs=self.in_userns, label="")], merged)
+            mount = self.way.mount(stack, user_xattrs=self.format is WhiteoutFormat.OVERLAY_USER, label="")
+            self.way.perform(mount, merged, self.scratch / "log")
+        except SystemFailure as error:
+            raise NotSupported(f"no FUSE mount: {error}", hint=error.hint) from error
         except OSError as error:
             if error.errno == errno.ENODEV:
                 raise NotSupported("the kernel has no overlay", hint="modprobe overlay") from error
-            raise self._no(f"overlay cannot be mounted there: {error.strerror}", self._mend(error)) from error
+            raise self._no(f"it cannot be mounted there: {error.strerror}", self._mend(error)) from error
 
     def _mend(self, error: OSError) -> str:
         if error.errno == errno.EPERM and self.in_userns:
@@ -125,5 +130,5 @@ class _Trial:
 
     def _no(self, reason: str, hint: str = "") -> NotSupported:
         if self.type.partition(".")[0] in _NO_UPPER:
-            hint = f"overlay does not work upon {self.type}; {_OTHER_PLACE}"
-        return NotSupported(f"no overlay in {self.place} ({self.type}): {reason}", hint=hint)
+            hint = f"{_kind(self.format)} does not work upon {self.type}; {_OTHER_PLACE}"
+        return NotSupported(f"no {_kind(self.format)} in {self.place} ({self.type}): {reason}", hint=hint)

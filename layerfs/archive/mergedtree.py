@@ -1,14 +1,12 @@
-"""The tree that overlayfs shows of a stack of layer directories, looked up without a mount.
+"""The tree that a union file system shows of a stack of layer directories, looked up without a mount.
 
-Rules (kernel ``Documentation/filesystems/overlayfs.rst``): a name is taken from the first layer that
-has it; directories of one name merge until a layer has something else there, a whiteout, or an opaque
-mark. The kernel does not look for the mark on the root of a layer; here it counts there, too, as the
-overlay driver ends the stack at such a layer.
+Rules: a name is taken from the first layer that has it; directories of one name merge until a layer has
+something else there, a whiteout, or an opaque mark. The kernel does not look for the mark on the root of a
+layer; here it counts there, too, as the drivers end the stack at such a layer.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections import defaultdict
@@ -17,8 +15,8 @@ from pathlib import Path
 
 import attrs
 
+from layerfs.archive.marks import Marks, until_opaque
 from layerfs.archive.names import split
-from layerfs.archive.overlaymarks import Marks
 
 
 @attrs.frozen
@@ -43,7 +41,7 @@ Inode = tuple[int, int]
 """Layer and inode number: what hard links have in common."""
 
 
-class OverlayTree:
+class MergedTree:
     """The merged tree of ``layers``, topmost first. They must not change meanwhile.
 
     Memory follows the number of directories looked at.
@@ -52,13 +50,12 @@ class OverlayTree:
     def __init__(self, layers: Sequence[Path], marks: Marks) -> None:
         self._roots = [os.fsencode(layer) for layer in layers]
         self._marks = marks
-        self._merging: dict[bytes, tuple[int, ...]] = {b"": self._until_opaque()}
+        self._merging: dict[bytes, tuple[int, ...]] = {b"": tuple(range(len(until_opaque(layers, marks))))}
 
     def lookup(self, path: bytes) -> Found | None:
         """What is visible at ``path``; None when nothing is."""
         if not path:
-            merging = self._merging[b""]
-            return self._found(merging[0], b"") if merging else None
+            return Found(0, self._roots[0], os.lstat(self._roots[0])) if self._roots else None
         return self._lookup(self._layers_of(split(path)[0]), path)
 
     def names(self, directory: bytes) -> set[bytes]:
@@ -66,10 +63,7 @@ class OverlayTree:
         decided: set[bytes] = set()
         visible: set[bytes] = set()
         for layer in self._layers_of(directory):
-            host = self._host(layer, directory)
-            as_xattr = self._marks.has_xattr_whiteouts(host)
-            with os.scandir(host) as entries:
-                here = {os.fsencode(entry.name): self._hides(entry, as_xattr) for entry in entries}
+            here = self._marks.scan(self._host(layer, directory))
             visible.update(name for name, hides in here.items() if name not in decided and not hides)
             decided.update(here)
         return visible
@@ -109,12 +103,6 @@ class OverlayTree:
         found = self.lookup(path)
         return found is not None and found.inode == inode
 
-    def _until_opaque(self) -> tuple[int, ...]:
-        for layer, root in enumerate(self._roots):
-            if self._marks.is_opaque(root):
-                return tuple(range(layer + 1))
-        return tuple(range(len(self._roots)))
-
     def _layers_of(self, directory: bytes) -> tuple[int, ...]:
         """The layers that ``directory`` merges, topmost first; none when it is no directory."""
         known = directory
@@ -131,39 +119,21 @@ class OverlayTree:
         top: Found | None = None
         merging: list[int] = []
         for layer in layers:
-            found = self._found(layer, path)
-            if found is None:
-                continue
-            if not found.is_directory:
-                if top is None and not self._marks.is_whiteout(found.status, found.host):
-                    top = found
-                break
-            top = top or found
-            merging.append(layer)
-            if self._marks.is_opaque(found.host):
+            host = self._host(layer, path)
+            sight = self._marks.find(host)
+            if sight.status is not None:
+                found = Found(layer, host, sight.status)
+                top = top or found
+                if found.is_directory:
+                    merging.append(layer)
+            if sight.hides:
                 break
         if merging:
             self._merging[path] = tuple(merging)
         return top
 
-    def _found(self, layer: int, path: bytes) -> Found | None:
-        host = self._host(layer, path)
-        try:
-            return Found(layer, host, os.lstat(host))
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return None
-            raise
-
     def _host(self, layer: int, path: bytes) -> bytes:
         return self._roots[layer] + b"/" + path if path else self._roots[layer]
-
-    def _hides(self, entry: os.DirEntry[bytes], as_xattr: bool) -> bool:
-        if entry.is_dir(follow_symlinks=False) or entry.is_symlink():
-            return False
-        if entry.is_file(follow_symlinks=False) and not as_xattr:
-            return False
-        return self._marks.is_whiteout(entry.stat(follow_symlinks=False), entry.path)
 
 
 def _names_of(root: bytes, counts: Mapping[int, int], start: Collection[bytes]) -> dict[int, set[bytes]]:

@@ -1,0 +1,5 @@
+import sys
+
+from layerfs.fuse.program import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Layers in directories that overlayfs can stack, whoever does the stacking: see ``driver.py``."""

@@ -1,0 +1,28 @@
+"""The fuse driver keeps the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from layerfs.driver import Driver
+from layerfs.linux.diskusage import disk_usage
+from layerfs.testing.conformance import DriverConformance, Place
+from layerfs_drivers.fuse import DRIVER
+from tests.require import need
+
+# Without overlay in the kernel it is what overlay's users get.
+pytestmark = pytest.mark.host("here", "no-overlay")
+
+
+class TestFuse(DriverConformance):
+    @pytest.fixture(autouse=True)
+    def fuse(self) -> None:
+        need.fuse()
+
+    def open_driver(self, home: Path, runroot: Path, *, read_only: bool = False) -> Driver:
+        return DRIVER.open(home, runroot, {}, read_only=read_only)
+
+    def free_space(self, place: Place) -> int | None:
+        return -disk_usage(place.home)[0] if place.home.exists() else 0
