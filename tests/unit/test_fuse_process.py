@@ -194,6 +194,26 @@ def test_a_mount_is_printed_as_a_command_that_works(
     umount(target)
 
 
+def test_doctor_tells_of_a_dead_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    need.root()
+    need.fuse()
+    words = ["--root", str(tmp_path / "root"), "--runroot", str(tmp_path / "runroot"), "--driver", "fuse"]
+    layout = oci_layout(tmp_path / "layout", {"base:1": [layer({"file": b"x"})]})
+    with unmounted(tmp_path):
+        for command in (["load", str(layout)], ["create", "--name", "one", "base:1"]):
+            assert main([*words, *command]) == 0
+        capsys.readouterr()
+        assert main([*words, "mount", "one"]) == 0
+        root = Path(capsys.readouterr().out.strip())
+        os.kill(server(root), signal.SIGKILL)
+        assert main([*words, "doctor"]) != 0
+        told = capsys.readouterr().out
+        assert "container one is mounted" in told and "ended with signal 9" in told
+        assert main([*words, "umount", "one"]) != 0
+        assert "ended with signal 9" in capsys.readouterr().err
+        assert main([*words, "mount", "one"]) == 0
+
+
 def wait_until_none_serves(place: Path) -> None:
     """No process has to do with ``place`` any more; it may just be about to end."""
     deadline = time.monotonic() + 20
