@@ -38,6 +38,7 @@ FUSEError = pyfuse3.FUSEError
 FOREVER = 1e9
 """Seconds; the kernel takes no infinity."""
 
+_DOTS = frozenset((b".", b".."))
 _CAPABILITY = b"security.capability"
 
 log = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ class Edge:
             atime_ns=wanted.st_atime_ns if fields.update_atime else None,
             mtime_ns=wanted.st_mtime_ns if fields.update_mtime else None,
         )
-        return self._entry(id, self._union.setattr(id, changes))
+        return self._entry(id, self._union.setattr(id, changes, fh))
 
     @_answered
     def readlink(self, id: int, context: Any) -> bytes:
@@ -279,8 +280,8 @@ class Edge:
         union, id, reply = self._union, self._listed[dh], pyfuse3.readdir_reply
         for name, number, kind, following in union.readdir(dh, offset):
             entry = EntryAttributes()
-            if name in (b".", b".."):
-                # Without an id the kernel takes the name alone.
+            if name in _DOTS or union.is_looked_up(id, name):
+                # Without an id the kernel takes the name alone: it knows the rest, or will ask.
                 entry.st_mode = kind
                 _number_at(_address(entry) + _NUMBER).value = number
                 if not reply(token, name, entry, following):
