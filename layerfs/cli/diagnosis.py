@@ -131,6 +131,9 @@ def of_mounts(store: Store, runroot: Path) -> Iterator[Finding]:
             )
         elif owner is None:
             yield Finding(Level.NOTE, "mounts", f"a layer of another store is mounted at {place}")
+        elif "ended" in (process := store.driver.metadata(GraphID(id)).get("process", "")):
+            mend = "'layerfs umount' as often as it was mounted, then mount it again"
+            yield Finding(Level.PROBLEM, "mounts", f"{owner} is mounted at {place}, but {process}", mend)
         else:
             yield Finding(Level.NOTE, "mounts", _in_use(owner, place, count))
 

@@ -38,6 +38,9 @@ FUSEError = pyfuse3.FUSEError
 FOREVER = 1e9
 """Seconds; the kernel takes no infinity."""
 
+_DOTS = frozenset((b".", b".."))
+_CAPABILITY = b"security.capability"
+
 log = logging.getLogger(__name__)
 
 
@@ -99,6 +102,8 @@ class Edge:
         self._is_plain = uids.is_plain and gids.is_plain
         self._listed: dict[int, int] = {}
         """Of each handle of a directory, the id of that directory."""
+        self._unprivileged: set[int] = set()
+        """Files that are known to have no capabilities: the kernel asks before each write."""
         self._missing = EntryAttributes()
         self._missing.entry_timeout = FOREVER
 
@@ -155,6 +160,7 @@ class Edge:
 
     async def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
         for id, lookups in forgotten:
+            self._unprivileged.discard(id)
             try:
                 self._union.forget(id, lookups)
             except Exception:
@@ -174,7 +180,7 @@ class Edge:
             atime_ns=wanted.st_atime_ns if fields.update_atime else None,
             mtime_ns=wanted.st_mtime_ns if fields.update_mtime else None,
         )
-        return self._entry(id, self._union.setattr(id, changes))
+        return self._entry(id, self._union.setattr(id, changes, fh))
 
     @_answered
     def readlink(self, id: int, context: Any) -> bytes:
@@ -274,8 +280,8 @@ class Edge:
         union, id, reply = self._union, self._listed[dh], pyfuse3.readdir_reply
         for name, number, kind, following in union.readdir(dh, offset):
             entry = EntryAttributes()
-            if name in (b".", b".."):
-                # Without an id the kernel takes the name alone.
+            if name in _DOTS or union.is_looked_up(id, name):
+                # Without an id the kernel takes the name alone: it knows the rest, or will ask.
                 entry.st_mode = kind
                 _number_at(_address(entry) + _NUMBER).value = number
                 if not reply(token, name, entry, following):
@@ -302,10 +308,18 @@ class Edge:
 
     @_answered
     def getxattr(self, id: int, name: bytes, context: Any) -> bytes:
-        return self._union.getxattr(id, name)
+        if id in self._unprivileged and name == _CAPABILITY:
+            raise FUSEError(errno.ENODATA)
+        try:
+            return self._union.getxattr(id, name)
+        except OSError as error:
+            if error.errno == errno.ENODATA and name == _CAPABILITY:
+                self._unprivileged.add(id)
+            raise
 
     @_answered
     def setxattr(self, id: int, name: bytes, value: bytes, context: Any) -> None:
+        self._unprivileged.discard(id)
         # pyfuse3 itself sees to XATTR_CREATE and XATTR_REPLACE.
         self._union.setxattr(id, name, value)
 

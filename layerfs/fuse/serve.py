@@ -109,11 +109,24 @@ def _mount(fuse: Any, edge: object, options: Options, source: str, target: Path)
         given += [word for word in ("suid", "dev") if f"no{word}" not in options.kernel]
     if not os.path.exists("/dev/fuse"):
         raise NotSupported("there is no /dev/fuse", hint="modprobe fuse")
+    with _standard_error() as said:
+        try:
+            fuse.init(edge, os.fspath(target), [*given, *options.kernel])
+        except RuntimeError as error:
+            raise MountFailed(f"cannot mount at {target}: {said() or error}") from error
+
+
+@contextlib.contextmanager
+def _standard_error() -> Iterator[Callable[[], str]]:
+    """What is written to the standard error in the block: where libfuse says what is wrong."""
+    before, caught = os.dup(2), os.memfd_create("stderr")
+    os.dup2(caught, 2)
     try:
-        fuse.init(edge, os.fspath(target), [*given, *options.kernel])
-    except RuntimeError as error:
-        # What is wrong libfuse has written to the standard error.
-        raise MountFailed(f"cannot mount at {target}: {error}") from error
+        yield lambda: os.pread(caught, 4096, 0).decode(errors="replace").strip()
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(caught)
 
 
 def _answer(fuse: Any) -> None:

@@ -105,15 +105,9 @@ class Make:
         return status
 
     def _check_free(self, directory: Directory, name: bytes) -> None:
-        dialect = self._tree.dialect
-        if directory.dead:
-            raise failure(errno.ENOENT, name)
         if self._tree.find(directory, name) is not None:
             raise failure(errno.EEXIST, name)
-        if dialect.is_reserved(name):
-            raise failure(errno.EPERM, name)
-        if len(name) > dialect.name_max:
-            raise failure(errno.ENAMETOOLONG, name)
+        self._tree.check_new_name(directory, name)
 
     def _prepare(self, directory: Directory, name: bytes) -> tuple[int, bool]:
         """Have the directory in the upper branch: a descriptor of it, and whether a whiteout of the name is

@@ -36,7 +36,7 @@ class Rename:
         if target is not None and _is_within(old[0], target):
             raise failure(errno.EINVAL if exchange else errno.ENOTEMPTY, new[1])
         if target is None:
-            self._check_new_name(*new)
+            tree.check_new_name(*new)
         elif old == new or _are_one(moved, target):
             return
         elif not exchange:
@@ -54,14 +54,6 @@ class Rename:
             if is_directory(target) and tree.listing(target):
                 raise failure(errno.ENOTEMPTY, new[1])
             self._move(moved, old, target, new)
-
-    def _check_new_name(self, directory: Directory, name: bytes) -> None:
-        if directory.dead:
-            raise failure(errno.ENOENT, name)
-        if self._tree.dialect.is_reserved(name):
-            raise failure(errno.EPERM, name)
-        if len(name) > self._tree.dialect.name_max:
-            raise failure(errno.ENAMETOOLONG, name)
 
     def _check_can_move(self, node: Node) -> None:
         """Its path in the lower branches is that in the tree: a directory that is there stays."""

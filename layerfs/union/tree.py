@@ -210,6 +210,15 @@ class Tree:
                     return False
         return False
 
+    def check_new_name(self, directory: Directory, name: bytes) -> None:
+        """See that something may get the name."""
+        if directory.dead:
+            raise failure(errno.ENOENT, name)
+        if self.dialect.is_reserved(name):
+            raise failure(errno.EPERM, name)
+        if len(name) > self.dialect.name_max:
+            raise failure(errno.ENAMETOOLONG, name)
+
     # Listings
 
     def listing(self, directory: Directory) -> Listing:

@@ -132,6 +132,11 @@ class Union:
             raise failure(errno.ENOENT, name)
         return self._counted(*found)
 
+    def is_looked_up(self, parent: int, name: bytes) -> bool:
+        """Whether somebody counts on that name already, by whatever name of its file."""
+        node = self._tree.directory(parent).children.get(name)
+        return node is not None and node.lookups > 0
+
     def forget(self, id: int, lookups: int = 1) -> None:
         """Never fails, whatever the id."""
         self._nodes.forget(id, lookups)

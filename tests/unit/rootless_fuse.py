@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from layerfs.archive.marks import marks_of
 from layerfs.errors import EntryRefused
 from layerfs.linux.mountinfo import mount_of
 from layerfs.linux.userns import in_user_namespace
@@ -19,9 +20,12 @@ from layerfs.overlay.ways import ByFuse
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, assert_same, make_layer, mounted, tree_of
 from layerfs.testing.entries import device, directory, file, hard_link, opaque, symlink, tar_stream, whiteout
 from layerfs.testing.model import EMPTY, apply, changes
+from layerfs_drivers.aufs._info import AufsInfo
 from layerfs_drivers.fuse import DRIVER
 from tests.fusekit import Ground
 from tests.overlaykit import unmounted
+
+AUFS = AufsInfo()
 
 LOWER = [
     directory(b"d", mode=0o750, uid=1, gid=2, xattrs={b"user.mark": b"1"}),
@@ -36,13 +40,15 @@ LOWER = [
 UPPER = [whiteout(b"d/one"), opaque(b"e"), file(b"e/new", b""), file(b"d/three", b"3")]
 
 
-@pytest.fixture(params=["fuse", "overlay in fallback"])
+@pytest.fixture(params=["fuse", "overlay in fallback", "aufs"])
 def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OverlayDriver]:
     assert in_user_namespace()
     home, runroot = tmp_path / "home", tmp_path / "run"
     DRIVER.probe(home, runroot)
     with unmounted(tmp_path):
-        if request.param == "fuse":
+        if request.param == "aufs":
+            driver = AUFS.open(home, runroot, {})
+        elif request.param == "fuse":
             driver = OverlayDriver.open(home, runroot, read_only=False, name="fuse", way=ByFuse())
         else:
             driver = OverlayDriver.open(home, runroot, read_only=False, instead=ByFuse())
@@ -77,7 +83,7 @@ def test_a_container_from_its_creation_to_its_removal(driver: OverlayDriver) -> 
     with driver.diff(TOP, BASE) as tar:
         driver.apply_diff(OTHER, BASE, tar)
     assert_same(tree_of(driver, OTHER), after)
-    assert os.getxattr(driver.layout.diff(TOP) / "e", "user.overlay.opaque") == b"y"
+    assert marks_of(driver.format).is_opaque(bytes(driver.layout.diff(TOP) / "e"))
     driver.remove(TOP)
     assert not driver.exists(TOP)
 

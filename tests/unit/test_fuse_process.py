@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,13 +14,18 @@ from pathlib import Path
 import pytest
 
 from layerfs.archive.changes import ChangeKind
+from layerfs.cli.main import main
 from layerfs.errors import MountFailed, NotSupported
 from layerfs.linux.fuseserver import server_of
-from layerfs.linux.mountinfo import is_mount, mount_of
+from layerfs.linux.mount import umount
+from layerfs.linux.mountinfo import is_mount, mount_of, mounts_below
+from layerfs.linux.privatemount import private_mount
 from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, TOP, make_layer, mounted
 from layerfs.testing.entries import file
 from layerfs_drivers.fuse import DRIVER
+from tests.cli.archives import layer, oci_layout
+from tests.fusekit import layerfs_fuse
 from tests.overlaykit import unmounted
 from tests.require import need
 
@@ -158,21 +164,72 @@ except NotSupported as error:
 def test_probing_leaves_nothing_behind(tmp_path: Path) -> None:
     need.root()
     need.fuse()
-    before = set(os.listdir("/proc"))
     DRIVER.probe(tmp_path / "not" / "there", tmp_path / "run")
     assert os.listdir(tmp_path) == []
-    deadline = time.monotonic() + 10
-    while any(
-        Path(f"/proc/{pid}/comm").read_bytes() == b"layerfs-fuse\n" and str(tmp_path) in _command(pid)
-        for pid in set(os.listdir("/proc")) - before
-        if pid.isdecimal() and is_alive(int(pid))
-    ):
+    wait_until_none_serves(tmp_path)
+
+
+def test_a_mount_that_nobody_else_sees(driver: OverlayDriver) -> None:
+    with private_mount(driver.mounts(BASE, read_only=True)) as root:
+        assert (root / "f").read_bytes() == b"below"
+        assert mounts_below(driver.layout.home.parent) == []
+    wait_until_none_serves(driver.layout.home)
+
+
+def test_a_mount_is_printed_as_a_command_that_works(
+    driver: OverlayDriver, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--root", str(tmp_path / "root"), "--runroot", str(tmp_path / "runroot"), "--driver", "fuse"]
+    layout = oci_layout(tmp_path / "layout", {"base:1": [layer({"file": b"x"})]})
+    target = tmp_path / "target"
+    target.mkdir()
+    for command in (["load", str(layout)], ["create", "--name", "one", "base:1"]):
+        assert main([*words, *command]) == 0
+    capsys.readouterr()
+    assert main([*words, "mount", "one", str(target), "--print"]) == 0
+    program, *arguments = shlex.split(capsys.readouterr().out)
+    assert program == "layerfs-fuse"
+    assert layerfs_fuse(*arguments).returncode == 0
+    assert (target / "file").read_bytes() == b"x"
+    umount(target)
+
+
+def test_doctor_tells_of_a_dead_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    need.root()
+    need.fuse()
+    words = ["--root", str(tmp_path / "root"), "--runroot", str(tmp_path / "runroot"), "--driver", "fuse"]
+    layout = oci_layout(tmp_path / "layout", {"base:1": [layer({"file": b"x"})]})
+    with unmounted(tmp_path):
+        for command in (["load", str(layout)], ["create", "--name", "one", "base:1"]):
+            assert main([*words, *command]) == 0
+        capsys.readouterr()
+        assert main([*words, "mount", "one"]) == 0
+        root = Path(capsys.readouterr().out.strip())
+        os.kill(server(root), signal.SIGKILL)
+        assert main([*words, "doctor"]) != 0
+        told = capsys.readouterr().out
+        assert "container one is mounted" in told and "ended with signal 9" in told
+        assert main([*words, "umount", "one"]) != 0
+        assert "ended with signal 9" in capsys.readouterr().err
+        assert main([*words, "mount", "one"]) == 0
+
+
+def wait_until_none_serves(place: Path) -> None:
+    """No process has to do with ``place`` any more; it may just be about to end."""
+    deadline = time.monotonic() + 20
+    while any(str(place) in _command(pid) for pid in os.listdir("/proc") if pid.isdecimal()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def _command(pid: str) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    """Of a server, its command line."""
+    try:
+        if Path(f"/proc/{pid}/comm").read_bytes() != b"layerfs-fuse\n":
+            return ""
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def test_a_bad_place_is_refused(tmp_path: Path) -> None:

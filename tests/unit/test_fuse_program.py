@@ -200,6 +200,8 @@ def test_it_holds_nothing_of_who_started_it(ground: Ground, tmp_path: Path) -> N
     assert str(tmp_path / "open") not in links
     assert os.readlink(f"/proc/{ground.pid}/cwd") == "/"
     assert os.getsid(ground.pid) != os.getsid(0)
+    effective = int(Path(f"/proc/{ground.pid}/status").read_text().partition("CapEff:")[2].split()[0], 16)
+    assert not effective & 1 << 24, "CAP_SYS_RESOURCE: it would write past quotas"
     ground.umount()
 
 
