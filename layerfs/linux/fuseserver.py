@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,12 +54,16 @@ class Server:
         """Wait until it has ended, unless another mount still needs it."""
         if any(entry.source.endswith(b"[%d]" % self.pid) for entry in mounts()):
             return
+        import select  # not where other file systems are unmounted
+
         with contextlib.suppress(OSError):  # it has ended
             fd = os.pidfd_open(self.pid)
             try:
                 # In another pid namespace the number means another process.
                 if Path(f"/proc/{self.pid}/comm").read_bytes() == _COMMAND:
-                    select.select([fd], [], [], _LONGEST)
+                    poll = select.poll()
+                    poll.register(fd, select.POLLIN)
+                    poll.poll(_LONGEST * 1000)
             finally:
                 os.close(fd)
 
