@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,7 +14,6 @@ from layerfs.testing.memory import MemoryDriver
 from layerfs_drivers import aufs, btrfs, fuse, overlay, vfs, zfs
 from tests import zfskit
 from tests.filesystems import file_system
-from tests.properties.profile import LONG
 from tests.require import need
 
 Fresh = Callable[[], AbstractContextManager[Driver]]
@@ -56,11 +54,8 @@ def _btrfs() -> Iterator[Fresh]:
 
 @contextlib.contextmanager
 def _zfs() -> Iterator[Fresh]:
-    """The tool takes a second for each example. All are run in a long run, else one in seven; the rest are
-    left to the model."""
-    turns = itertools.count()
     with _scratch() as scratch, zfskit.pool(scratch), zfskit.as_zfs_fuse_keeps():
-        yield lambda: _upon_dataset() if LONG or next(turns) % 7 == 0 else model()
+        yield _upon_dataset
 
 
 GROUNDS: dict[str, Callable[[], AbstractContextManager[Fresh]]] = {
@@ -73,8 +68,8 @@ GROUNDS: dict[str, Callable[[], AbstractContextManager[Fresh]]] = {
 }
 """What skips where the machine lacks it, and makes what all examples can share."""
 
-SLOW = frozenset({"fuse", "aufs"})
-"""Those of which each mount starts a process."""
+SLOW = frozenset({"fuse", "aufs", "zfs"})
+"""Those of which each mount starts a process, or runs a tool."""
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def held(
     few: int, **drawn: st.SearchStrategy[object]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a property of the fixture ``fresh`` and what is ``drawn`` a test of ``few`` examples, of a twelfth
-    where each mount starts a process."""
+    upon what is slow."""
 
     def test_of(body: Callable[..., None]) -> Callable[..., None]:
         property_ = given(**drawn)(body)
