@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from attrs import define, field, frozen
@@ -24,24 +24,26 @@ class Lap:
 
 @define
 class Clock:
-    """Takes the laps of one run. ``daemons``: processes, with all below them, that work for the caller."""
+    """Takes the laps of one run. ``daemons``: processes, with all below them, that work for the caller
+    now."""
 
-    daemons: tuple[int, ...] = ()
+    daemons: Callable[[], Iterable[int]] = tuple
     laps: dict[str, Lap] = field(factory=dict)
 
     @contextlib.contextmanager
     def lap(self, name: str, *, divided_by: int = 1) -> Iterator[None]:
         """Time the block; of ``divided_by`` equal things in it, one. Laps of one name are added up."""
-        user, system = _processor(self.daemons)
+        user, system = _processor(self.daemons())
         begin = time.perf_counter()
         yield
         wall = time.perf_counter() - begin
-        user_now, system_now = _processor(self.daemons)
+        user_now, system_now = _processor(self.daemons())
         before = self.laps.get(name, Lap(0, 0, 0))
         self.laps[name] = Lap(
             before.wall + wall / divided_by,
-            before.user + (user_now - user) / divided_by,
-            before.system + (system_now - system) / divided_by,
+            # A daemon that has ended takes what it used with it.
+            before.user + max(0, user_now - user) / divided_by,
+            before.system + max(0, system_now - system) / divided_by,
         )
 
 

@@ -154,7 +154,9 @@ def _write(layout: Path, layers: Sequence[bytes], compression: str) -> tuple[str
 
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     diff_ids = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
-    described = [blob(_compressed(layer, compression), f"{OCI}.layer.v1.tar+{compression}") for layer in layers]
+    described = [
+        blob(_compressed(layer, compression), f"{OCI}.layer.v1.tar+{compression}") for layer in layers
+    ]
     config = document(
         {
             "architecture": machine,
@@ -213,7 +215,7 @@ def path_of(number: int) -> str:
 def deep(depth: int) -> Stack:
     """1,000 small files in 4 directories at the bottom, and in every layer above one more in each of the 4:
     a name of the bottom is looked for in all the others first."""
-    bottom = tar_of({path: FILE for path in bottom_files()})
+    bottom = tar_of(dict.fromkeys(bottom_files(), FILE))
     above = (
         tar_of({f"d{directory}/above{n:03}": FILE for directory in range(_READ_DIRECTORIES)})
         for n in range(1, depth)
