@@ -51,24 +51,19 @@ def arguments(words: Sequence[str]) -> Arguments:
         help=f"how long it measures, at most (default: {SHORT_MINUTES}, with --full {FULL_MINUTES})",
     )
     parser.add_argument("--full", action="store_true", help="larger workloads too")
-    parser.add_argument(
-        "--only", nargs="+", choices=known, default=known, metavar="WORKLOAD", help=", ".join(known)
-    )
-    everybody = [*runner.drivers(), *peers.PEERS]
-    parser.add_argument(
-        "--subjects",
-        nargs="+",
-        choices=everybody,
-        default=everybody,
-        metavar="NAME",
-        help=", ".join(everybody),
-    )
+    _choice(parser, "--only", "WORKLOAD", known)
+    _choice(parser, "--subjects", "NAME", [*runner.drivers(), *peers.PEERS])
     parser.add_argument("--kernel", metavar="HOST", help="on this host of tests/hosts/machines.py")
     parser.add_argument(
         "--output", type=Path, default=ROOT / "build/benchmarks", metavar="DIR", help="where the report goes"
     )
     parser.add_argument("--report", type=Path, metavar="JSON", help="measure nothing, draw this run's report")
     return parser.parse_args(words, namespace=Arguments())
+
+
+def _choice(parser: argparse.ArgumentParser, option: str, metavar: str, known: list[str]) -> None:
+    text = ", ".join(known)
+    parser.add_argument(option, nargs="+", choices=known, default=known, metavar=metavar, help=text)
 
 
 def plan(words: Sequence[str]) -> Plan:

@@ -105,21 +105,29 @@ def of_stack(stack: Stack) -> Archive:
     return _kept(f"stack-{stack.name}", stack.name, lambda: stack.tars, "gzip")
 
 
+def diff_ids_in(archive: Path) -> list[str]:
+    """Of the layers of the one image in an archive, from their bytes."""
+    return [_digest(layer) for layer in _layers_of(archive)]
+
+
 def _layers_of(archive: Path) -> list[bytes]:
-    """The uncompressed layers of the one image in an OCI archive."""
+    """The layers, uncompressed, of the one image in a docker-archive or OCI layout, in a tar."""
     with tarfile.open(archive) as tar:
 
-        def read(digest: object) -> bytes:
-            file = tar.extractfile("blobs/" + str(digest).replace(":", "/"))
+        def read(name: str) -> bytes:
+            file = tar.extractfile(name)
             assert file
             return file.read()
 
-        index = tar.extractfile("index.json")
-        assert index
-        manifest = json.loads(read(json.loads(index.read())["manifests"][0]["digest"]))
+        if "manifest.json" in tar.getnames():
+            [image] = json.loads(read("manifest.json"))
+            names = image["Layers"]
+        else:
+            [entry] = json.loads(read("index.json"))["manifests"]
+            names = [_file_of(layer) for layer in json.loads(read(_file_of(entry)))["layers"]]
         layers = []
-        for layer in manifest["layers"]:
-            with open_decompressed(io.BytesIO(read(layer["digest"]))) as plain:
+        for name in names:
+            with open_decompressed(io.BytesIO(read(name))) as plain:
                 layers.append(plain.read())
         return layers
 
@@ -153,7 +161,7 @@ def _write(layout: Path, layers: Sequence[bytes], compression: str) -> tuple[str
         return blob(json.dumps(content).encode(), media_type)
 
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    diff_ids = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
+    diff_ids = [_digest(layer) for layer in layers]
     described = [
         blob(_compressed(layer, compression), f"{OCI}.layer.v1.tar+{compression}") for layer in layers
     ]
@@ -192,6 +200,10 @@ def _write(layout: Path, layers: Sequence[bytes], compression: str) -> tuple[str
 
 def _file_of(descriptor: Json) -> str:
     return "blobs/" + str(descriptor["digest"]).replace(":", "/")
+
+
+def _digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def _compressed(data: bytes, compression: str) -> bytes:

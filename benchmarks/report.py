@@ -146,8 +146,8 @@ def facts(result: Json) -> str:
         f"{result['began']}, {length}, `{result['command']}`. On {machine} with {host['processors']} "
         f"processors ({host['processor']}), {host['memory_mib'] / 1024:.0f} GiB, Linux {host['kernel']}, "
         f"{host['system']}, Python {host['python']}; load average at the beginning {host['load'][0]}. "
-        f"Everything stands on sparse files on {host['scratch']}: one ext4 for overlay, vfs and all others, a "
-        "file system or pool of its own for each other driver."
+        f"Everything stands on sparse files on {host['scratch']}: one ext4 for overlay, vfs and all others, "
+        "a file system or pool of its own for each other driver."
     )
 
 
@@ -177,8 +177,8 @@ def as_markdown(result: Json, pictures: Mapping[str, bytes]) -> str:
         parts += [f"## {table.title}", f"{table.about} ({runs(table)}.)"]
         if table.name in pictures:
             parts.append(f"![{table.title}]({table.name}.png)")
-        for caption, head, lines in grids(table):
-            parts += [f"{caption}:" if caption else "", _markdown_table(head, lines)]
+        for caption, head, rows in grids(table):
+            parts += [f"{caption}:" if caption else "", _markdown_table(head, rows)]
         if left_out := refusals(table):
             parts += ["Not compared:", _list(left_out)]
     if missing := absent(result):

@@ -15,13 +15,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from attrs import define, field
 
 from benchmarks.images import Archive, Stack
 from layerfs import Layer, RWLayer, Store, open_store
 from layerfs.errors import NotSupported
+from layerfs.ids import DiffID
 from tests.places import Place
 
 LAYERFS = str(Path(sys.executable).with_name("layerfs"))
@@ -195,7 +196,7 @@ class Library:
                 raise NotSupported(self._given_up[stack.name])
             below, parent = top, top.chain_id if top else None
             diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
-            top = self.store.register(io.BytesIO(tar), parent, expected=diff_id)
+            top = self.store.register(io.BytesIO(tar), parent, expected=DiffID(diff_id))
             if below is not None:
                 below.release()
         assert top
@@ -242,9 +243,9 @@ class LibraryCommit:
         self._store.prune([self._layer.chain_id])
 
 
-def _size(stream: io.IOBase | object) -> int:
+def _size(stream: BinaryIO) -> int:
     size = 0
-    with stream as opened:  # type: ignore[attr-defined]
+    with stream as opened:
         while chunk := opened.read(1 << 20):
             size += len(chunk)
     return size
