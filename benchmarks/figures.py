@@ -31,13 +31,16 @@ class Figure:
 
 @frozen
 class Ratio:
-    """How many times as long as the reference. ``low`` to ``high``: the middle half of the single passes."""
+    """How many times as long as the reference. ``low`` to ``high``: the middle half of the single passes;
+    None where there are not two."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
     def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return _short(self.value)
         return f"{_short(self.value)} ({_short(self.low)}–{_short(self.high)})"
 
 
@@ -76,7 +79,7 @@ def ratio(laps: Sequence[Json | None], reference: Sequence[Json | None], of: str
         if one and other and other[of]
     )
     if len(single) < 2:
-        return Ratio(value, value, value)
+        return Ratio(value)
     low, _, high = statistics.quantiles(single, n=4, method="inclusive")
     return Ratio(value, low, high)
 

@@ -5,13 +5,13 @@ grows. layerfs is in strong colours, whoever it is compared with in pale ones.""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from attrs import frozen
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from benchmarks.figures import Table, time_text
 from benchmarks.workloads import label
@@ -61,98 +61,106 @@ def _axis(table: Table) -> str | None:
 # Bars
 
 
+@frozen
+class Bar:
+    subject: str
+    seconds: float
+    on_disk: float
+    """Seconds until the data was on the disk; 0: not asked."""
+    ratio: str
+
+
 def _bars(table: Table, colours: Colours) -> Picture:
-    """A row of panels for each parameter, a panel for each lap."""
-    panels = [
-        (text, lap, entries)
-        for text in table.labels
-        for lap in table.laps
-        if lap != "flush" and (entries := _entries(table, text, lap))
+    """A row for each lap and a column for each parameter, or, with one parameter, three laps in a row."""
+    rows = [
+        [
+            (f"{title}\n{text}" if len(table.labels) > 1 else title, _bars_of(table, text, lap, of))
+            for text in table.labels
+        ]
+        for lap, of, title in _titles(table)
     ]
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    tallest = [max(len(p[2]) for p in panels[row * columns : (row + 1) * columns]) for row in range(rows)]
-    height = sum(tallest) * _ROW + rows * 0.75 + 0.4
-    picture = Picture(figsize=(4.3 * columns + 0.4, max(2.2, height)), layout="constrained")
+    if len(table.labels) == 1:
+        panels = [panel for row in rows for panel in row if panel[1]]
+        rows = [panels[n : n + 3] for n in range(0, len(panels), 3)]
+    rows = [row for row in rows if any(bars for _, bars in row)]
+    columns = max(map(len, rows))
+    tallest = [max(len(bars) for _, bars in row) for row in rows]
+    height = sum(tallest) * _ROW + len(rows) * 0.55 + 0.6
+    picture = Picture(figsize=(4.3 * columns + 0.4, max(2.0, height)), layout="constrained")
     axes = picture.subplots(
-        rows, columns, squeeze=False, gridspec_kw={"height_ratios": [count + 1.5 for count in tallest]}
+        len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": [count + 1 for count in tallest]}
     )
-    for axis in axes.flat[len(panels) :]:
+    for axis in axes.flat:
         axis.set_visible(False)
-    for axis, (text, lap, entries) in zip(axes.flat, panels, strict=False):
-        _panel(axis, entries, colours)
-        about = table.laps[lap][0].upper() + table.laps[lap][1:]
-        axis.set_title(
-            f"{about}\n{text}" if len(table.labels) > 1 and text else about, fontsize=9.5, loc="left"
-        )
-    note = "shorter is better; behind the time: how many times layerfs overlay"
-    if "flush" in table.laps:
+    for row, panels in enumerate(rows):
+        for axis, (title, bars) in zip(axes[row], panels, strict=False):
+            if bars:
+                axis.set_visible(True)
+                _panel(axis, title, bars, colours)
+    note = "shorter is better; ×: how many times as long as layerfs overlay"
+    if "disk" in table.laps:
         note += "; hatched: until the data is on the disk"
-    picture.suptitle(
-        f"{table.title}: {note}" if columns > 1 else table.title, fontsize=10.5, x=0.01, ha="left"
-    )
+    picture.suptitle(f"{table.title}\n{note}", fontsize=10.5, x=0.01, ha="left")
     return picture
 
 
-Entry = tuple[str, float, float, str]
+def _titles(table: Table) -> Iterator[tuple[str, str, str]]:
+    """Lap, which of its times, title."""
+    for lap, about in table.laps.items():
+        if lap == "disk":
+            yield "load", "user", "Processor time in user mode for loading"
+        else:
+            yield lap, "wall", about[0].upper() + about[1:]
 
 
-def _entries(table: Table, text: str, lap: str) -> list[Entry]:
-    """Subject, seconds, seconds until it is on the disk, ratio; the shortest first."""
-    entries: list[Entry] = []
+def _bars_of(table: Table, text: str, lap: str, of: str) -> list[Bar]:
+    """The shortest first."""
+    bars = []
     for subject in table.subjects:
         found = table.figure(subject, text, lap)
         if found is None:
             continue
-        after = table.figure(subject, text, "flush") if lap == "load" else None
-        ratio = table.ratio(subject, text, lap, REFERENCE)
-        shown = "" if ratio is None or subject == REFERENCE else f"{_times(ratio.value)}×"
-        entries.append((subject, found.wall, after.wall if after else 0.0, shown))
-    return sorted(entries, key=lambda entry: entry[1] + entry[2])
+        disk = table.figure(subject, text, "disk") if (lap, of) == ("load", "wall") else None
+        ratio = None if subject == REFERENCE else table.ratio(subject, text, lap, REFERENCE, of)
+        seconds = found.wall if of == "wall" else found.user
+        bars.append(
+            Bar(subject, seconds, disk.wall if disk else 0, f"{_times(ratio.value)}×" if ratio else "")
+        )
+    return sorted(bars, key=lambda bar: bar.seconds)
 
 
 def _times(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 0.1 else f"{value:.2f}"
 
 
-def _panel(axis: Axes, entries: Sequence[Entry], colours: Colours) -> None:
-    longest = max(wall + after for _, wall, after, _ in entries)
-    shortest = min(wall for _, wall, _, _ in entries)
-    logarithmic = longest > 40 * shortest
-    for row, (subject, wall, after, ratio) in enumerate(entries):
-        axis.barh(row, wall, color=colours[subject], height=0.72)
-        if after:
-            axis.barh(
-                row,
-                after,
-                left=wall,
-                height=0.72,
-                facecolor="white",
-                edgecolor=colours[subject],
-                hatch="////",
-            )
-        text = time_text(wall) + (f"  {ratio}" if ratio else "")
-        axis.annotate(text, (wall + after, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
-    axis.set_yticks(range(len(entries)), [subject for subject, *_ in entries], fontsize=8.5)
-    for tick, (subject, *_) in zip(axis.get_yticklabels(), entries, strict=True):
-        if subject.startswith("layerfs"):
+def _panel(axis: Axes, title: str, bars: Sequence[Bar], colours: Colours) -> None:
+    longest = max(max(bar.seconds, bar.on_disk) for bar in bars)
+    shortest = min(bar.seconds for bar in bars)
+    logarithmic = longest > 40 * shortest > 0
+    for row, bar in enumerate(bars):
+        colour, end = colours[bar.subject], max(bar.seconds, bar.on_disk)
+        axis.barh(row, bar.seconds, color=colour, height=0.72)
+        if bar.on_disk > bar.seconds * 1.02:
+            rest = bar.on_disk - bar.seconds
+            [patch] = axis.barh(row, rest, left=bar.seconds, height=0.72, facecolor="white", edgecolor=colour)
+            patch.set_hatch("////")
+        text = f"{time_text(bar.seconds)}  {bar.ratio}"
+        axis.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axis.set_yticks(range(len(bars)), [bar.subject for bar in bars], fontsize=8.5)
+    for tick, bar in zip(axis.get_yticklabels(), bars, strict=True):
+        if bar.subject.startswith("layerfs"):
             tick.set_fontweight("bold")
-    axis.set_ylim(len(entries) - 0.4, -0.6)
+    axis.set_ylim(len(bars) - 0.4, -0.6)
     if logarithmic:
         axis.set_xscale("log")
-        lowest = shortest / 2
-        axis.set_xlim(lowest, longest * (longest / lowest) ** 0.55)
-        axis.set_xlabel("logarithmic", fontsize=7, loc="left", color="#777777")
+        axis.set_xlim(shortest / 2, longest * (2 * longest / shortest) ** 0.6)
     else:
         axis.set_xlim(0, longest * 1.5)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: time_text(value) if value else "0"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.tick_params(axis="x", labelsize=7)
-    if logarithmic:
-        axis.xaxis.set_major_locator(LogLocator(numticks=5))
-    else:
-        axis.locator_params(axis="x", nbins=4)
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title(f"{title} (logarithmic)" if logarithmic else title, fontsize=9.5, loc="left")
+    # The lengths are told beside the bars.
+    axis.set_xticks([])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
 
 
 # Lines

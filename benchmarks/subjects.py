@@ -57,6 +57,10 @@ class Roots(Protocol):
     @property
     def daemons(self) -> tuple[int, ...]: ...
     @property
+    def place(self) -> Path:
+        """On the file system that it works on."""
+
+    @property
     def in_process(self) -> bool:
         """Calls, not command lines: so quick that many are timed together."""
 
@@ -113,7 +117,7 @@ class Engine(Protocol):
     prefix: tuple[str, ...]
     """Goes before its command lines."""
     place: Path
-    """On the file system that it keeps its layers on."""
+    """On the file system that it works on."""
 
     def load(self, archive: Archive) -> None: ...
     def identity(self, archive: Archive) -> Mapping[str, object]:
@@ -173,6 +177,10 @@ class Library:
     @property
     def name(self) -> str:
         return f"layerfs {self.driver}"
+
+    @property
+    def place(self) -> Path:
+        return self.store.root
 
     @property
     def deepest(self) -> int:

@@ -132,7 +132,7 @@ def make_archives() -> None:
     "An image: in, out, away",
     {
         "load": "load the archive",
-        "flush": "then have it on the disk",
+        "disk": "load it and have it on the disk",
         "save": "save the image as an archive",
         "remove": "remove the image with its layers",
     },
@@ -141,18 +141,18 @@ def make_archives() -> None:
 )
 def image(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> Evidence:
     """The command line of each engine, started anew. Some leave their data in the cache of the kernel: the
-    harness has it written to the disk after that (``flush``), and counts in a run of its own how often an
-    engine asks for it itself. umoci unpacks, but cannot give an image back."""
+    harness has it written to the disk after that, and counts in a run of its own how often an engine asks for
+    it itself. umoci unpacks, but cannot give an image back."""
     assert isinstance(subject, Engine)
     archive = _ARCHIVES[str(parameter["image"])]()
     evidence: Evidence = {}
     small = archive.name.startswith("layers")
     if check and small:
         evidence |= _count_flushes(subject, archive)
-    os.sync()
-    with clock.lap("load"):
-        subject.load(archive)
-    with clock.lap("flush"):
+    syncfs(subject.place)
+    with clock.lap("disk"):
+        with clock.lap("load"):
+            subject.load(archive)
         syncfs(subject.place)
     try:
         if check:
@@ -229,7 +229,7 @@ def container(subject: Subject, parameter: Parameter, clock: Clock, check: bool)
     stack = images.many_files(files)
     subject.prepare(stack)
     evidence: Evidence = {}
-    os.sync()
+    syncfs(subject.place)
     with clock.lap("create"):
         made = subject.create(stack)
     try:
@@ -309,7 +309,7 @@ def mount(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> 
     kernel has dropped all it had cached. Warm: after that; calls ten times in a row, command lines once."""
     assert isinstance(subject, Roots)
     with _created(subject, _deep(subject, int(parameter["depth"]))) as made:
-        _drop_caches()
+        _drop_caches(subject)
         with clock.lap("cold"):
             root = made.mount()
         evidence: Evidence = {"files": _digest(sorted(os.listdir(root / "d0")))}
@@ -334,8 +334,8 @@ def _deep(subject: Roots, depth: int) -> Stack:
     return stack
 
 
-def _drop_caches() -> None:
-    os.sync()
+def _drop_caches(subject: Roots) -> None:
+    syncfs(subject.place)
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
@@ -375,7 +375,7 @@ def read(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> E
     assert isinstance(subject, Roots)
     with _root(subject, _deep(subject, int(parameter["depth"]))) as root:
         paths = [f"{root}/{name}" for name in images.bottom_files()]
-        _drop_caches()
+        _drop_caches(subject)
         with clock.lap("cold"):
             size = _read_all(paths)
         with clock.lap("warm"):
@@ -409,7 +409,7 @@ def copy_up(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -
     size = int(parameter["size"])
     with _root(subject, images.sized(_SIZES if size == _SIZES[-1] else _SIZES[:-1])) as root:
         file = root / f"size{size}"
-        os.sync()
+        syncfs(subject.place)
         with clock.lap("write"), file.open("ab", buffering=0) as opened:
             opened.write(b"+")
         return {"content": trees.digest_of(file)} if check else {}
@@ -429,7 +429,7 @@ def storm(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> 
     with _root(subject, images.many_files(1_000)) as root:
         top = root / "storm"
         names = [f"{top}/{images.path_of(number)}" for number in range(files)]
-        os.sync()
+        syncfs(subject.place)
         with clock.lap("create"):
             top.mkdir()
             for number, name in enumerate(names):
@@ -460,7 +460,7 @@ def big(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> Ev
     assert isinstance(subject, Roots)
     piece = os.urandom(MIB)
     with _root(subject, images.many_files(1_000)) as root:
-        os.sync()
+        syncfs(subject.place)
         fd = os.open(root / "big", os.O_RDWR | os.O_CREAT)
         try:
             with clock.lap("write"):
@@ -506,7 +506,7 @@ def concurrency(subject: Subject, parameter: Parameter, clock: Clock, check: boo
             failed.append(error)
 
     threads = [threading.Thread(target=live) for _ in range(int(parameter["threads"]))]
-    os.sync()
+    syncfs(subject.place)
     with clock.lap("life", divided_by=lives):
         for thread in threads:
             thread.start()

@@ -12,10 +12,8 @@ from layerfs.cli.command import Command, Parser, Session
 from layerfs.errors import NotSupported
 
 
-def _arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "words", metavar="...", nargs=argparse.REMAINDER, help="for the harness: bench -- --help lists them"
-    )
+def _no_arguments(parser: Parser) -> None:
+    pass
 
 
 def _bench(session: Session, args: argparse.Namespace) -> int:
@@ -27,15 +25,15 @@ def _bench(session: Session, args: argparse.Namespace) -> int:
         )
     sys.stdout.flush()
     os.chdir(repository)
-    words = [word for word in args.words if word != "--"]
-    os.execv(sys.executable, [sys.executable, "-m", "benchmarks", *words])
+    os.execv(sys.executable, [sys.executable, "-m", "benchmarks"])
 
 
 COMMANDS = {
     "bench": Command(
-        _arguments,
+        _no_arguments,
         _bench,
-        "Runs the harness of the repository that layerfs is installed from, upon scratch file systems of its"
-        " own: it touches no store of yours.",
+        "Runs the harness of the repository that layerfs is installed from for five minutes, upon scratch"
+        " file systems: it touches no store of yours. In the repository 'python -m benchmarks --help' tells"
+        " more.",
     ),
 }

@@ -86,7 +86,7 @@ def test_a_ratio_is_that_of_the_shortest_and_its_spread_that_of_single_passes() 
 
 
 def test_without_two_passes_in_common_a_ratio_has_no_spread() -> None:
-    assert figures.ratio(laps(None, 4.0), laps(2.0, None)) == figures.Ratio(2.0, 2.0, 2.0)
+    assert figures.ratio(laps(None, 4.0), laps(2.0, None)) == figures.Ratio(2.0)
     assert figures.ratio(laps(None), laps(2.0)) is None
 
 
