@@ -154,7 +154,7 @@ class Podman:
         self.run("image", "umount", archive.id[7:])
 
     def save(self, archive: Archive, dest: Path) -> None:
-        self.run("save", "--quiet", "--format", "oci-archive", "--output", dest, archive.id[7:])
+        self.run("save", "--quiet", "--format", "docker-archive", "--output", dest, archive.id[7:])
 
     def forget(self, archive: Archive) -> None:
         self.run("image", "rm", "--force", archive.id[7:])
@@ -212,7 +212,7 @@ class Skopeo:
         self._copy(f"oci-archive:{archive.tar}:{TAG}", self._target)
 
     def save(self, archive: Archive, dest: Path) -> None:
-        self._copy(self._target, f"oci-archive:{dest}:{TAG}")
+        self._copy(self._target, f"docker-archive:{dest}:{NAME}")
 
     def forget(self, archive: Archive) -> None:
         run(*self.prefix, "skopeo", "delete", self._target)
@@ -291,6 +291,7 @@ class Ctr:
             self.run("snapshots", "rm", str(target))
 
     def save(self, archive: Archive, dest: Path) -> None:
+        """The layers as they are kept: packed."""
         self.run("image", "export", dest, NAME)
 
     def forget(self, archive: Archive) -> None:

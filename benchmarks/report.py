@@ -129,6 +129,16 @@ def _cell(table: Table, subject: str, text: str, lap: str, of: str) -> str:
     return f"{shown} · {ratio}" if ratio else shown
 
 
+def notes(table: Table) -> list[str]:
+    """What was noted but not timed, where no column has it."""
+    return [
+        f"{row.subject} ({row.label}): {key} {value}"
+        for row in table.rows
+        for key, value in row.notes.items()
+        if table.name != "image" and not row.refused
+    ]
+
+
 def refusals(table: Table) -> list[str]:
     """Who is not compared, and why."""
     reasons: dict[tuple[str, str], list[str]] = {}
@@ -179,6 +189,8 @@ def as_markdown(result: Json, pictures: Mapping[str, bytes]) -> str:
             parts.append(f"![{table.title}]({table.name}.png)")
         for caption, head, rows in grids(table):
             parts += [f"{caption}:" if caption else "", _markdown_table(head, rows)]
+        if noted := notes(table):
+            parts.append(_list(noted))
         if left_out := refusals(table):
             parts += ["Not compared:", _list(left_out)]
     if missing := absent(result):
@@ -226,6 +238,8 @@ def as_html(result: Json, pictures: Mapping[str, bytes]) -> str:
             body.append(f'<img alt="{html.escape(table.title)}" src="data:image/png;base64,{data}">')
         shown = "".join(_html_table(*grid) for grid in grids(table))
         body.append(f"<details><summary>The figures</summary>{shown}</details>")
+        if noted := notes(table):
+            body.append(_html_list(noted))
         if left_out := refusals(table):
             body += [_aside("Not compared:"), _html_list(left_out, "aside")]
     if missing := absent(result):

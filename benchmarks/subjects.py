@@ -132,7 +132,8 @@ class Engine(Protocol):
 
 @runtime_checkable
 class Saves(Protocol):
-    def save(self, archive: Archive, dest: Path) -> None: ...
+    def save(self, archive: Archive, dest: Path) -> None:
+        """As a docker-archive, the layers of which are not compressed."""
 
 
 def run(*argv: str | Path) -> str:
@@ -169,7 +170,8 @@ class Library:
     """Seconds to make a stack in, before giving up."""
     daemons: tuple[int, ...] = ()
     _tops: dict[str, Layer] = field(factory=dict)
-    _given_up: dict[str, str] = field(factory=dict)
+    _given_up: dict[bytes, NotSupported] = field(factory=dict)
+    """By the lowest layer of the stack."""
 
     in_process = True
     mounts = True
@@ -190,18 +192,17 @@ class Library:
     def prepare(self, stack: Stack) -> None:
         if stack.name in self._tops:
             return
-        if stack.name in self._given_up:
-            raise NotSupported(self._given_up[stack.name])
+        if stack.tars[0] in self._given_up:
+            raise self._given_up[stack.tars[0]]
         begin = time.monotonic()
         top: Layer | None = None
         for number, tar in enumerate(stack.tars):
             if time.monotonic() - begin > self.patience:
                 if top is not None:
                     top.release()
-                self._given_up[stack.name] = (
-                    f"given up when {number} of the {len(stack.tars)} layers had taken {self.patience:.0f} s"
-                )
-                raise NotSupported(self._given_up[stack.name])
+                why = f"given up when {number} of {len(stack.tars)} layers had taken {self.patience:.0f} s"
+                self._given_up[stack.tars[0]] = NotSupported(why)
+                raise self._given_up[stack.tars[0]]
             below, parent = top, top.chain_id if top else None
             diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
             top = self.store.register(io.BytesIO(tar), parent, expected=DiffID(diff_id))
@@ -296,7 +297,7 @@ class CommandLine:
         run(*self.argv("umount", archive.id))
 
     def save(self, archive: Archive, dest: Path) -> None:
-        run(*self.argv("save", archive.id, "-o", dest))
+        run(*self.argv("save", archive.id, "-o", dest, "--format", "docker"))
 
     def forget(self, archive: Archive) -> None:
         run(*self.argv("rmi", "--force", archive.id))

@@ -8,14 +8,18 @@ looked for in the first run, ``check``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import io
 import itertools
+import json
 import math
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -38,10 +42,11 @@ from benchmarks.subjects import (
     Subject,
     run,
 )
+from layerfs import Store, open_store
 from layerfs.errors import NotSupported
 from layerfs.linux.syncfs import syncfs
 
-KIB, MIB = 1 << 10, 1 << 20
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 Evidence = dict[str, object]
 Parameter = Mapping[str, int | str]
@@ -92,7 +97,8 @@ def label(parameter: Parameter) -> str:
         if isinstance(value, str):
             words.append(value)
         elif key == "size":
-            words.append(f"{value // MIB} MiB" if value >= MIB else f"{value // KIB} KiB")
+            unit = next(unit for unit in (GIB, MIB, KIB) if value >= unit)
+            words.append(f"{value // unit} {({GIB: 'GiB', MIB: 'MiB', KIB: 'KiB'})[unit]}")
         elif key == "depth":
             words.append(f"depth {value}")
         else:
@@ -114,10 +120,11 @@ def _only_layerfs(subject: Subject) -> bool:
 
 # Images
 
+_SMALL = "40 small layers"
 _ARCHIVES: dict[str, Callable[[], Archive]] = {
     "debian-gzip": lambda: images.debian("gzip"),
     "debian-zstd": lambda: images.debian("zstd"),
-    "40 small layers": images.many_layers,
+    _SMALL: images.many_layers,
 }
 
 
@@ -133,7 +140,7 @@ def make_archives() -> None:
     {
         "load": "load the archive",
         "disk": "load it and have it on the disk",
-        "save": "save the image as an archive",
+        "save": "save the image, its layers not compressed",
         "remove": "remove the image with its layers",
     },
     short=[{"image": name} for name in _ARCHIVES],
@@ -141,13 +148,13 @@ def make_archives() -> None:
 )
 def image(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> Evidence:
     """The command line of each engine, started anew. Some leave their data in the cache of the kernel: the
-    harness has it written to the disk after that, and counts in a run of its own how often an engine asks for
-    it itself. umoci unpacks, but cannot give an image back."""
+    harness has it written to the disk after that, and counts in a run of its own how often an engine asks
+    for it itself. umoci unpacks, but cannot give an image back; containerd keeps the packed layers, too,
+    and copies them when it saves."""
     assert isinstance(subject, Engine)
     archive = _ARCHIVES[str(parameter["image"])]()
     evidence: Evidence = {}
-    small = archive.name.startswith("layers")
-    if check and small:
+    if check and parameter["image"] == _SMALL:
         evidence |= _count_flushes(subject, archive)
     syncfs(subject.place)
     with clock.lap("disk"):
@@ -159,7 +166,7 @@ def image(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> 
             evidence |= subject.identity(archive)
             with subject.root(archive) as root:
                 evidence["tree"] = trees.digest(root)
-        if isinstance(subject, Saves) and small:
+        if isinstance(subject, Saves) and not archive.name.endswith("zstd"):
             evidence |= _save(subject, archive, clock, check)
     finally:
         with clock.lap("remove"):
@@ -515,6 +522,85 @@ def concurrency(subject: Subject, parameter: Parameter, clock: Clock, check: boo
     if failed:
         raise failed[0]
     return {"left": sum(1 for _ in subject.store.rw_layers())}
+
+
+# Scale
+
+
+def _own_store(subject: Subject) -> bool:
+    """A driver that needs no options, so that another store can stand beside the one it has."""
+    return isinstance(subject, Library) and subject.driver in ("overlay", "btrfs")
+
+
+@_workload(
+    "A full store",
+    {
+        "open": "open the store",
+        "create": "create a container",
+        "mount": "mount it",
+        "umount": "unmount it",
+        "remove": "remove it",
+        "list": "list all layers and containers",
+    },
+    short=[{"layers": count} for count in (1, 30, 300)],
+    full=[{"layers": count} for count in (3_000, 10_000)],
+    takes=_own_store,
+)
+def scale(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> Evidence:
+    """A store with so many layers and as many containers: what one container more costs in it."""
+    assert isinstance(subject, Library)
+    count = int(parameter["layers"])
+    base = subject.place.parent / f"scale-{count}"
+    open_it = functools.partial(open_store, base / "store", runroot=base / "run", driver=subject.driver)
+    if check:
+        with open_it() as store:
+            _fill(store, count, time.monotonic() + subject.patience)
+    syncfs(base)
+    with clock.lap("open"):
+        store = open_it()
+    with store:
+        parent = next(store.layers()).chain_id
+        with clock.lap("create"):
+            container = store.create_rw(None, parent)
+        with clock.lap("mount"):
+            container.mount()
+        with clock.lap("umount"):
+            container.umount()
+        with clock.lap("remove"):
+            container.remove()
+        with clock.lap("list"):
+            found = [sum(1 for _ in store.layers()), sum(1 for _ in store.rw_layers())]
+    return {"found": found}
+
+
+def _fill(store: Store, count: int, deadline: float) -> None:
+    for number in range(count):
+        if time.monotonic() > deadline:
+            raise NotSupported(f"given up when filling the store had come to {number} of {count} layers")
+        layer = store.register(io.BytesIO(images.tar_of({f"f{number}": images.FILE})))
+        store.create_rw(f"c{number}", layer.chain_id)
+        layer.release()
+
+
+@_workload(
+    "Huge layers",
+    {"register": "register a layer and have it on the disk"},
+    short=[],
+    full=[{"entries": 1_000_000}, {"size": 10 * GIB}],
+    takes=_own_store,
+)
+def huge(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> Evidence:
+    """A layer of a million empty files and one of a file of ten gibibytes, by a process of its own, and the
+    most memory that it took."""
+    assert isinstance(subject, Library)
+    [(kind, number)] = parameter.items()
+    with tempfile.TemporaryDirectory(prefix="huge-", dir=subject.place.parent) as base:
+        argv = ["-m", "benchmarks.huge", f"{base}/store", f"{base}/run", subject.driver, kind, str(number)]
+        with clock.lap("register"):
+            told = json.loads(run(sys.executable, *argv))
+        with open_store(Path(base, "store"), runroot=Path(base, "run"), driver=subject.driver) as store:
+            store.prune()
+    return {"diff_id": told["diff_id"], "notes": {"memory": f"{told['memory_mib']} MiB at most"}}
 
 
 # The command line
