@@ -5,13 +5,14 @@ grows. layerfs is in strong colours, whoever it is compared with in pale ones.""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from statistics import mode
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from benchmarks.figures import Table, time_text
 from benchmarks.workloads import label
@@ -23,15 +24,34 @@ _MARKERS = "osD^vP*X<>"
 _ROW = 0.24  # inches a bar
 
 
-def draw(table: Table, subjects: Sequence[str]) -> Picture | None:
-    """``subjects``: all of the run, so that each has the same colour in every picture."""
-    if not any(row.figure(lap) for row in table.rows for lap in table.laps):
-        return None
+def draw(table: Table, subjects: Sequence[str]) -> Iterator[tuple[str, Picture]]:
+    """Pictures with their names. ``subjects``: all of the run, so that each has the same colour in every
+    picture."""
     colours = Colours(subjects)
-    axis = _axis(table)
-    if axis is None:
-        return _bars(table, colours)
-    return _lines(table, axis, colours)
+    varying = _varying(table)
+    if len(varying) <= 1:
+        axis = next((key for key, values in varying.items() if len(values) >= 3), None)
+        if any(row.figure(lap) for row in table.rows for lap in table.laps):
+            yield table.name, _bars(table, colours) if axis is None else _lines(table, axis, colours)
+        return
+    # Of several numbers one is followed at a time; the others stay at what is most often run.
+    usual = {key: mode([row.parameter[key] for row in table.rows]) for key in varying}
+    yield from draw(_only(table, usual, table.laps), subjects)
+    for key in varying:
+        fixed = {other: value for other, value in usual.items() if other != key}
+        for name, picture in draw(_only(table, fixed, FOLLOWED), subjects):
+            yield f"{name}-{key}", picture
+
+
+FOLLOWED = ("changes", "diff", "commit")
+"""Laps that are drawn over the numbers they may depend on."""
+
+
+def _only(table: Table, fixed: Mapping[str, Any], laps: Collection[str]) -> Table:
+    rows = [row for row in table.rows if all(row.parameter[key] == fixed[key] for key in fixed)]
+    kept = {lap: about for lap, about in table.laps.items() if lap in laps} or table.laps
+    title = f"{table.title}, {label(fixed)}"
+    return evolve(table, title=title, rows=rows, laps=kept)
 
 
 class Colours:
@@ -49,13 +69,14 @@ class Colours:
         return self._markers[subject]
 
 
-def _axis(table: Table) -> str | None:
-    """The one number that varies, if there are at least three values of it."""
-    parameters = [row.parameter for row in table.rows]
-    varying = [key for key in parameters[0] if len({one[key] for one in parameters}) > 1]
-    if len(varying) == 1 and isinstance(parameters[0][varying[0]], int):
-        return varying[0] if len({one[varying[0]] for one in parameters}) >= 3 else None
-    return None
+def _varying(table: Table) -> dict[str, set[int]]:
+    """The numbers that differ between the parameters, with their values."""
+    values: dict[str, set[int]] = {}
+    for row in table.rows:
+        for key, value in row.parameter.items():
+            if isinstance(value, int):
+                values.setdefault(key, set()).add(value)
+    return {key: found for key, found in values.items() if len(found) > 1}
 
 
 # Bars
@@ -194,7 +215,8 @@ def _lines(table: Table, key: str, colours: Colours) -> Picture:
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.xaxis.minorticks_off()
         axis.set_xlabel({"depth": "layers below"}.get(key, key), fontsize=8.5)
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: time_text(value)))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick_time(value)))
         axis.yaxis.set_minor_formatter(NullFormatter())
         axis.tick_params(axis="y", labelsize=8)
         axis.grid(alpha=0.25)
@@ -204,6 +226,11 @@ def _lines(table: Table, key: str, colours: Colours) -> Picture:
         f"{table.title}: lower is better, both axes logarithmic", fontsize=10.5, x=0.01, ha="left"
     )
     return picture
+
+
+def _tick_time(seconds: float) -> str:
+    unit, size = next((unit for unit in (("s", 1), ("ms", 1e-3)) if seconds >= unit[1] * 0.99), ("µs", 1e-6))
+    return f"{seconds / size:.0f} {unit}"
 
 
 def _tick(key: str, value: int) -> str:

@@ -15,6 +15,7 @@ from benchmarks.figures import Figure, Table, tables, time_text
 
 REFERENCE = "layerfs overlay"
 MOUNT = "bare mount(2)"
+ENGINES = ("docker", "podman", "skopeo", "umoci", "containerd")
 
 Json = Mapping[str, Any]
 
@@ -46,11 +47,15 @@ def _pictures(found: Sequence[Table]) -> Iterator[tuple[str, bytes]]:
 
     subjects = list(dict.fromkeys(subject for table in found for subject in table.subjects))
     for table in found:
-        picture = draw(table, subjects) if table.rows else None
-        if picture is not None:
+        for name, picture in draw(table, subjects):
             data = io.BytesIO()
             picture.savefig(data, format="png", dpi=130, metadata={"Software": None})
-            yield table.name, data.getvalue()
+            yield name, data.getvalue()
+
+
+def _names(table: Table, pictures: Mapping[str, bytes]) -> list[str]:
+    """Of the pictures of a table: ``container``, ``container-files``."""
+    return [name for name in pictures if name == table.name or name.startswith(f"{table.name}-")]
 
 
 # What both say
@@ -83,7 +88,7 @@ def _against(table: Table, text: str, lap: str, what: str) -> Iterator[str]:
     others = [
         f"{subject} {ratio.value:.1f}"
         for subject in table.subjects
-        if not subject.startswith("layerfs") and (ratio := table.ratio(subject, text, lap, REFERENCE))
+        if subject in ENGINES and (ratio := table.ratio(subject, text, lap, REFERENCE))
     ]
     if ours and others:
         yield f"{what}: {REFERENCE} {time_text(ours.wall)}; times as long: {', '.join(others)}."
@@ -167,7 +172,9 @@ def runs(table: Table) -> str:
     ]
     if not counts:
         return "not run"
-    return f"{min(counts)} runs" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)} runs"
+    if min(counts) == max(counts):
+        return "one run" if counts[0] == 1 else f"{counts[0]} runs"
+    return f"{min(counts)} to {max(counts)} runs"
 
 
 def absent(result: Json) -> list[str]:
@@ -185,8 +192,7 @@ def as_markdown(result: Json, pictures: Mapping[str, bytes]) -> str:
         parts += ["## At a glance", _list(lines)]
     for table in found:
         parts += [f"## {table.title}", f"{table.about} ({runs(table)}.)"]
-        if table.name in pictures:
-            parts.append(f"![{table.title}]({table.name}.png)")
+        parts += [f"![{table.title}]({name}.png)" for name in _names(table, pictures)]
         for caption, head, rows in grids(table):
             parts += [f"{caption}:" if caption else "", _markdown_table(head, rows)]
         if noted := notes(table):
@@ -233,8 +239,8 @@ def as_html(result: Json, pictures: Mapping[str, bytes]) -> str:
         body.append(f'<div class="glance">{_html_list(lines)}</div>')
     for table in found:
         body += [f"<h2>{html.escape(table.title)}</h2>", _p(f"{table.about} ({runs(table)}.)")]
-        if table.name in pictures:
-            data = base64.b64encode(pictures[table.name]).decode()
+        for name in _names(table, pictures):
+            data = base64.b64encode(pictures[name]).decode()
             body.append(f'<img alt="{html.escape(table.title)}" src="data:image/png;base64,{data}">')
         shown = "".join(_html_table(*grid) for grid in grids(table))
         body.append(f"<details><summary>The figures</summary>{shown}</details>")
