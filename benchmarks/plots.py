@@ -85,6 +85,7 @@ def _varying(table: Table) -> dict[str, set[int]]:
 @frozen
 class Bar:
     subject: str
+    name: str
     seconds: float
     on_disk: float
     """Seconds until the data was on the disk; 0: not asked."""
@@ -100,7 +101,9 @@ def _bars(table: Table, colours: Colours) -> Picture:
         ]
         for lap, of, title in _titles(table)
     ]
-    if len(table.labels) == 1:
+    if len(table.subjects) == len(table.labels) == 1:
+        rows = [[(table.subjects[0], _bars_of_one(table))]]
+    elif len(table.labels) == 1:
         panels = [panel for row in rows for panel in row if panel[1]]
         rows = [panels[n : n + 3] for n in range(0, len(panels), 3)]
     rows = [row for row in rows if any(bars for _, bars in row)]
@@ -150,6 +153,13 @@ def _bars_of(table: Table, text: str, lap: str, of: str) -> list[Bar]:
     return sorted(bars, key=lambda bar: bar.seconds)
 
 
+def _bars_of_one(table: Table) -> list[Bar]:
+    """With nobody beside it, the laps are compared with each other."""
+    [row] = table.rows
+    taken = [(lap, row.figure(lap)) for lap in table.laps]
+    return [Bar(row.subject, table.laps[lap], found.wall, 0, "") for lap, found in taken if found]
+
+
 def _times(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 0.1 else f"{value:.2f}"
 
@@ -167,7 +177,7 @@ def _panel(axis: Axes, title: str, bars: Sequence[Bar], colours: Colours) -> Non
             patch.set_hatch("////")
         text = f"{time_text(bar.seconds)}  {bar.ratio}"
         axis.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
-    axis.set_yticks(range(len(bars)), [bar.subject for bar in bars], fontsize=8.5)
+    axis.set_yticks(range(len(bars)), [bar.name for bar in bars], fontsize=8.5)
     for tick, bar in zip(axis.get_yticklabels(), bars, strict=True):
         if bar.subject.startswith("layerfs"):
             tick.set_fontweight("bold")

@@ -141,6 +141,7 @@ def run(*argv: str | Path) -> str:
     done = subprocess.run([str(word) for word in argv], capture_output=True, text=True)
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        said = [line for line in said if "hint:" not in line]
         raise Failed(f"{Path(argv[0]).name}: {said[-1] if said else f'status {done.returncode}'}"[:300])
     return done.stdout
 

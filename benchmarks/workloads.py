@@ -626,8 +626,8 @@ def start(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> 
     assert isinstance(subject, CommandLine)
     name = "start"
     stack = images.of_stack(images.many_files(1_000))
+    subject.load(stack)
     if name not in run(*subject.argv("containers")):
-        subject.load(stack)
         run(*subject.argv("create", stack.id, "--name", name))
     commands = {
         "interpreter": [sys.executable, "-c", "pass"],
