@@ -5,6 +5,7 @@ grows. layerfs is in strong colours, whoever it is compared with in pale ones.""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from statistics import mode
 from typing import Any
@@ -22,6 +23,7 @@ _STRONG = ("#0b5fa5", "#00897b", "#6a3fb5", "#ad1457", "#2e7d32", "#c77700", "#4
 _PALE = ("#e0a458", "#a1a9b3", "#d98880", "#8fbf9f", "#b39ddb", "#90caf9", "#c5b358", "#bcaaa4")
 _MARKERS = "osD^vP*X<>"
 _ROW = 0.24  # inches a bar
+_LEAST_SPAN = 30  # of an axis: what hardly grows shall look so
 
 
 def draw(table: Table, subjects: Sequence[str]) -> Iterator[tuple[str, Picture]]:
@@ -148,7 +150,13 @@ def _bars_of(table: Table, text: str, lap: str, of: str) -> list[Bar]:
         ratio = None if subject == REFERENCE else table.ratio(subject, text, lap, REFERENCE, of)
         seconds = found.wall if of == "wall" else found.user
         bars.append(
-            Bar(subject, seconds, disk.wall if disk else 0, f"{_times(ratio.value)}×" if ratio else "")
+            Bar(
+                subject,
+                subject,
+                seconds,
+                disk.wall if disk else 0,
+                f"{_times(ratio.value)}×" if ratio else "",
+            )
         )
     return sorted(bars, key=lambda bar: bar.seconds)
 
@@ -199,11 +207,14 @@ def _panel(axis: Axes, title: str, bars: Sequence[Bar], colours: Colours) -> Non
 
 def _lines(table: Table, key: str, colours: Colours) -> Picture:
     laps = [lap for lap in table.laps if any(row.figure(lap) for row in table.rows)]
-    picture = Picture(figsize=(4.6 * len(laps) + 1.8, 4.2), layout="constrained")
-    axes = picture.subplots(1, len(laps), squeeze=False)[0]
+    columns, rows = min(3, len(laps)), math.ceil(len(laps) / 3)
+    picture = Picture(figsize=(4.3 * columns + 1.8, 3.4 * rows + 0.5), layout="constrained")
+    axes = picture.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes[len(laps) :]:
+        axis.set_visible(False)
     values = sorted({row.parameter[key] for row in table.rows})
     drawn: dict[str, Any] = {}
-    for axis, lap in zip(axes, laps, strict=True):
+    for axis, lap in zip(axes, laps, strict=False):
         for subject in table.subjects:
             points = [
                 (row.parameter[key], found.wall)
@@ -220,6 +231,9 @@ def _lines(table: Table, key: str, colours: Colours) -> Picture:
                 )
                 drawn[subject] = line
         axis.set(xscale="log", yscale="log")
+        low, high = axis.get_ylim()
+        wider = max(1.0, math.sqrt(_LEAST_SPAN * low / high))
+        axis.set_ylim(low / wider, high * wider)
         axis.set_title(table.laps[lap][0].upper() + table.laps[lap][1:], fontsize=9.5, loc="left")
         axis.set_xticks(values, [_tick(key, value) for value in values], fontsize=8)
         axis.xaxis.set_minor_formatter(NullFormatter())
