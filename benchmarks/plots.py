@@ -19,29 +19,43 @@ from benchmarks.figures import Table, time_text
 from benchmarks.workloads import label
 
 REFERENCE = "layerfs overlay"
-_STRONG = ("#0b5fa5", "#00897b", "#6a3fb5", "#ad1457", "#2e7d32", "#c77700", "#455a64")
-_PALE = ("#e0a458", "#a1a9b3", "#d98880", "#8fbf9f", "#b39ddb", "#90caf9", "#c5b358", "#bcaaa4")
+_COLOURS = {
+    "layerfs overlay": "#0b5fa5",
+    "layerfs btrfs": "#00897b",
+    "layerfs zfs": "#ad1457",
+    "layerfs devicemapper": "#2e7d32",
+    "layerfs fuse": "#c77700",
+    "layerfs aufs": "#37474f",
+    "layerfs vfs": "#6a3fb5",
+    "docker": "#e0a458",
+    "podman": "#a1a9b3",
+    "skopeo": "#d98880",
+    "umoci": "#8fbf9f",
+    "containerd": "#b39ddb",
+    "bare mount(2)": "#90caf9",
+    "fuse-overlayfs": "#c5b358",
+    "plain directory": "#bcaaa4",
+}
+_OTHER = "#777777"
 _MARKERS = "osD^vP*X<>"
 _ROW = 0.24  # inches a bar
 _LEAST_SPAN = 30  # of an axis: what hardly grows shall look so
 
 
-def draw(table: Table, subjects: Sequence[str]) -> Iterator[tuple[str, Picture]]:
-    """Pictures with their names. ``subjects``: all of the run, so that each has the same colour in every
-    picture."""
-    colours = Colours(subjects)
+def draw(table: Table) -> Iterator[tuple[str, Picture]]:
+    """Pictures with their names."""
     varying = _varying(table)
     if len(varying) <= 1:
         axis = next((key for key, values in varying.items() if len(values) >= 3), None)
         if any(row.figure(lap) for row in table.rows for lap in table.laps):
-            yield table.name, _bars(table, colours) if axis is None else _lines(table, axis, colours)
+            yield table.name, _bars(table) if axis is None else _lines(table, axis)
         return
     # Of several numbers one is followed at a time; the others stay at what is most often run.
     usual = {key: mode([row.parameter[key] for row in table.rows]) for key in varying}
-    yield from draw(_only(table, usual, table.laps), subjects)
+    yield from draw(_only(table, usual, table.laps))
     for key in varying:
         fixed = {other: value for other, value in usual.items() if other != key}
-        for name, picture in draw(_only(table, fixed, FOLLOWED), subjects):
+        for name, picture in draw(_only(table, fixed, FOLLOWED)):
             yield f"{name}-{key}", picture
 
 
@@ -54,21 +68,6 @@ def _only(table: Table, fixed: Mapping[str, Any], laps: Collection[str]) -> Tabl
     kept = {lap: about for lap, about in table.laps.items() if lap in laps} or table.laps
     title = f"{table.title}, {label(fixed)}"
     return evolve(table, title=title, rows=rows, laps=kept)
-
-
-class Colours:
-    def __init__(self, subjects: Sequence[str]) -> None:
-        ours = [name for name in subjects if name.startswith("layerfs")]
-        theirs = [name for name in subjects if name not in ours]
-        self._of = {name: _STRONG[n % len(_STRONG)] for n, name in enumerate(ours)}
-        self._of |= {name: _PALE[n % len(_PALE)] for n, name in enumerate(theirs)}
-        self._markers = {name: _MARKERS[n % len(_MARKERS)] for n, name in enumerate((*ours, *theirs))}
-
-    def __getitem__(self, subject: str) -> str:
-        return self._of[subject]
-
-    def marker(self, subject: str) -> str:
-        return self._markers[subject]
 
 
 def _varying(table: Table) -> dict[str, set[int]]:
@@ -94,7 +93,7 @@ class Bar:
     ratio: str
 
 
-def _bars(table: Table, colours: Colours) -> Picture:
+def _bars(table: Table) -> Picture:
     """A row for each lap and a column for each parameter, or, with one parameter, three laps in a row."""
     rows = [
         [
@@ -122,8 +121,10 @@ def _bars(table: Table, colours: Colours) -> Picture:
         for axis, (title, bars) in zip(axes[row], panels, strict=False):
             if bars:
                 axis.set_visible(True)
-                _panel(axis, title, bars, colours)
-    note = "shorter is better; ×: how many times as long as layerfs overlay"
+                _panel(axis, title, bars)
+    note = "shorter is better"
+    if len(table.subjects) > 1:
+        note += f"; ×: how many times as long as {REFERENCE}"
     if "disk" in table.laps:
         note += "; hatched: until the data is on the disk"
     picture.suptitle(f"{table.title}\n{note}", fontsize=10.5, x=0.01, ha="left")
@@ -172,12 +173,12 @@ def _times(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 0.1 else f"{value:.2f}"
 
 
-def _panel(axis: Axes, title: str, bars: Sequence[Bar], colours: Colours) -> None:
+def _panel(axis: Axes, title: str, bars: Sequence[Bar]) -> None:
     longest = max(max(bar.seconds, bar.on_disk) for bar in bars)
     shortest = min(bar.seconds for bar in bars)
     logarithmic = longest > 40 * shortest > 0
     for row, bar in enumerate(bars):
-        colour, end = colours[bar.subject], max(bar.seconds, bar.on_disk)
+        colour, end = _COLOURS.get(bar.subject, _OTHER), max(bar.seconds, bar.on_disk)
         axis.barh(row, bar.seconds, color=colour, height=0.72)
         if bar.on_disk > bar.seconds * 1.02:
             rest = bar.on_disk - bar.seconds
@@ -205,7 +206,7 @@ def _panel(axis: Axes, title: str, bars: Sequence[Bar], colours: Colours) -> Non
 # Lines
 
 
-def _lines(table: Table, key: str, colours: Colours) -> Picture:
+def _lines(table: Table, key: str) -> Picture:
     laps = [lap for lap in table.laps if any(row.figure(lap) for row in table.rows)]
     columns, rows = min(3, len(laps)), math.ceil(len(laps) / 3)
     picture = Picture(figsize=(4.3 * columns + 1.8, 3.4 * rows + 0.5), layout="constrained")
@@ -224,9 +225,9 @@ def _lines(table: Table, key: str, colours: Colours) -> Picture:
             if points:
                 [line] = axis.plot(
                     *zip(*sorted(points), strict=True),
-                    marker=colours.marker(subject),
+                    marker=_marker(subject),
                     markersize=5,
-                    color=colours[subject],
+                    color=_COLOURS.get(subject, _OTHER),
                     linewidth=2.2 if subject.startswith("layerfs") else 1.4,
                 )
                 drawn[subject] = line
@@ -250,6 +251,11 @@ def _lines(table: Table, key: str, colours: Colours) -> Picture:
         f"{table.title}: lower is better, both axes logarithmic", fontsize=10.5, x=0.01, ha="left"
     )
     return picture
+
+
+def _marker(subject: str) -> str:
+    known = list(_COLOURS)
+    return _MARKERS[known.index(subject) % len(_MARKERS) if subject in known else -1]
 
 
 def _tick_time(seconds: float) -> str:

@@ -45,9 +45,8 @@ def write(result: Json, directory: Path) -> list[Path]:
 def _pictures(found: Sequence[Table]) -> Iterator[tuple[str, bytes]]:
     from benchmarks.plots import draw
 
-    subjects = list(dict.fromkeys(subject for table in found for subject in table.subjects))
     for table in found:
-        for name, picture in draw(table, subjects):
+        for name, picture in draw(table):
             data = io.BytesIO()
             picture.savefig(data, format="png", dpi=130, metadata={"Software": None})
             yield name, data.getvalue()
