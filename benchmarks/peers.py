@@ -41,11 +41,11 @@ class Docker:
     address: str
     daemons: tuple[int, ...]
     prefix: tuple[str, ...] = ()
+    deepest: int = 120
 
     name = "docker"
     in_process = False
     mounts = False  # only a running container has a mount
-    deepest = 120
 
     def run(self, *words: str | Path) -> str:
         return run(*self.prefix, "docker", "--host", self.address, *words)
@@ -132,11 +132,11 @@ class Podman:
     where: Sequence[str]
     prefix: tuple[str, ...] = ()
     daemons: tuple[int, ...] = ()
+    deepest: int = 120
 
     name = "podman"
     in_process = False
     mounts = True
-    deepest = 120
 
     def run(self, *words: str | Path) -> str:
         return run(*self.prefix, "podman", *self.where, *words)
@@ -519,8 +519,9 @@ PEERS: dict[str, tuple[tuple[str, ...], Maker]] = {
 
 
 @contextlib.contextmanager
-def peer(name: str, place: Path) -> Iterator[Subject]:
-    """One of :data:`PEERS` with a directory of its own below ``place``."""
+def peer(name: str, place: Path, *, full: bool) -> Iterator[Subject]:
+    """One of :data:`PEERS` with a directory of its own below ``place``; in a run that is not ``full`` without
+    what takes it long to prepare."""
     tools, make = PEERS[name]
     for tool in tools:
         if shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
@@ -528,4 +529,7 @@ def peer(name: str, place: Path) -> Iterator[Subject]:
     own = place / "".join(filter(str.isalnum, name))
     own.mkdir()
     with contextlib.ExitStack() as held:
-        yield make(own, held)
+        subject = make(own, held)
+        if not full and isinstance(subject, Docker | Podman):
+            subject.deepest = 15
+        yield subject
