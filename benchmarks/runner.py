@@ -240,7 +240,7 @@ def _subjects(plan: Plan, scratch: Path, held: contextlib.ExitStack) -> tuple[li
     ground = held.enter_context(_ground(scratch))
     for driver in sorted(plan.drivers, key=lambda name: name != "overlay"):
         try:
-            place = held.enter_context(_place(driver, scratch, ground))
+            place = held.enter_context(_place(driver, scratch, ground, plan.minutes * 60 + 600))
             library, command = held.enter_context(layerfs_subjects(driver, place, plan.patience))
             found.append(library)
             if plan.full or driver not in SLOW:
@@ -280,17 +280,14 @@ def _ground(scratch: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _place(driver: str, scratch: Path, ground: Path) -> Iterator[Any]:
+def _place(driver: str, scratch: Path, ground: Path, seconds: float) -> Iterator[Any]:
     """Where a driver works: on ``ground``, or on a file system or pool of its own beside that."""
-    from tests import zfskit
     from tests.places import place_for
 
     own = (scratch if driver in ("zfs", "devicemapper") else ground) / f"layerfs-{driver}"
     own.mkdir()
-    with contextlib.ExitStack() as held:
-        if driver == "zfs":
-            held.enter_context(_skipping(zfskit.pool(scratch)))
-        yield held.enter_context(_skipping(place_for(driver, own)))
+    with _skipping(place_for(driver, own, seconds=seconds)) as place:
+        yield place
 
 
 def drivers() -> list[str]:

@@ -164,8 +164,9 @@ def image(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> 
     try:
         if check:
             evidence |= subject.identity(archive)
-            with subject.root(archive) as root:
-                evidence["tree"] = trees.digest(root)
+            if not archive.name.endswith("zstd"):  # whose layers are those of the other
+                with subject.root(archive) as root:
+                    evidence["tree"] = trees.digest(root)
         if isinstance(subject, Saves) and not archive.name.endswith("zstd"):
             evidence |= _save(subject, archive, clock, check)
     finally:

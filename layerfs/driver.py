@@ -28,7 +28,9 @@ A container, whole::
 
 Parents and children
     A layer with children is not removed: the caller removes children first. A parent must exist when
-    a child is created (:class:`~layerfs.errors.LayerNotFound`).
+    a child is created (:class:`~layerfs.errors.LayerNotFound`). One exception heals a damaged layer: with a
+    driver whose layers show what their parents have now (:attr:`CopyOnWrite.FILE`) it is removed and made
+    anew under the same id below its children, while nothing is mounted that stands upon it.
 
 Errors, for every method
     ``LayerNotFound`` an id that is not there; ``LayerExists`` an id that is there already;
@@ -138,6 +140,17 @@ class Usage:
     inodes: int
 
 
+@frozen
+class Leak:
+    """What a driver holds in the kernel that belongs to no use of any layer."""
+
+    kind: str
+    """``mount``, ``count``, ``device``, ``qgroup``."""
+    what: str
+    """A path, or the name of the device or group."""
+    detail: str
+
+
 FileOpener = Callable[[bytes], "BinaryIO"]
 """Opens one regular file of a layer by its path inside the layer (``b"etc/passwd"``)."""
 
@@ -234,6 +247,23 @@ class DiffDriver(Protocol):
 
     def files(self, id: GraphID, /) -> AbstractContextManager[FileOpener]:
         """Reads the files that the layer itself holds, for giving its exact tar back."""
+
+
+class Parental(Protocol):
+    """What a driver may have besides: it is held to what the store says a layer stands upon."""
+
+    def parent(self, id: GraphID, /) -> GraphID | None:
+        """The layer that ``id`` was made upon, None: upon nothing."""
+
+
+class Leaky(Protocol):
+    """What a driver may have besides, for checks of a store."""
+
+    def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
+        """What belongs to no use of any layer: mounts that nobody counts, counts without a mount, devices
+        and quota groups without a layer. ``remove``: release it; the answer is then what was found, and an
+        error what could not be released. Others may use the driver meanwhile: what they are about to count,
+        or to give back, is no leak."""
 
 
 class Driver(ProtoDriver, DiffDriver, Protocol):

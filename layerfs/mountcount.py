@@ -25,10 +25,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from layerfs.driver import Leak
 from layerfs.errors import MountBusy
 from layerfs.linux.flock import open_locked
 from layerfs.linux.mount import umount
-from layerfs.linux.mountinfo import holders, is_mount
+from layerfs.linux.mountinfo import holders, is_mount, mounts_below
 from layerfs.values import frozen
 
 
@@ -146,6 +147,33 @@ class MountCount:
                 )
             yield
             file.unlink()
+
+    def leaks(self, targets: Path, *, remove: bool) -> list[Leak]:
+        """The mounts directly below ``targets``, each named by its id, that nobody counts, and the counts
+        that no mount bears out. ``remove`` takes them away."""
+        mounted = {entry.mount_point: entry for entry in mounts_below(targets)}
+        places = {Path(os.fsdecode(point)) for point in mounted}
+        names = {place.name for place in places if place.parent == targets.resolve()}
+        with contextlib.suppress(FileNotFoundError):
+            names.update(os.listdir(self.directory))
+        return [leak for id in sorted(names) if (leak := self._leak(id, targets / id, remove)) is not None]
+
+    def _leak(self, id: str, target: Path, remove: bool) -> Leak | None:
+        """Under the lock, where no get and no put is half-way."""
+        with self._locked(id) as (file, fd):
+            record, mounted = _Record.read(fd), is_mount(target)
+            count = record.count if record is not None else 0
+            if bool(count) == mounted:
+                leak = None
+            elif mounted:
+                leak = Leak("mount", str(target), "is mounted, but nobody counts as its user")
+                while remove and is_mount(target):
+                    umount(target)
+            else:
+                leak = Leak("count", str(file), f"{count} users of a mount that is not there")
+            if remove if leak is not None else not mounted:
+                file.unlink()
+        return leak
 
     @contextlib.contextmanager
     def _locked(self, id: str) -> Iterator[tuple[Path, int]]:

@@ -15,6 +15,7 @@ from layerfs.driver import (
     CreateOptions,
     Displaced,
     FileOpener,
+    Leak,
     Mount,
     ProtoDriver,
     Usage,
@@ -188,6 +189,10 @@ class NaiveDiff:
 
     def cleanup(self) -> None:
         self.proto.cleanup()
+
+    def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
+        find = getattr(self.proto, "leaks", None)
+        return () if find is None else find(remove=remove)
 
 
 class _Held(io.RawIOBase):

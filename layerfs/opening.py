@@ -57,16 +57,17 @@ def open_store(
     driver: str | None = None,
     options: Mapping[str, str] | None = None,
     read_only: bool = False,
+    exclusive: bool = False,
 ) -> Store:
     """Open the store in ``root``, or make one, with its driver or the best that works here.
 
     ``root`` and ``runroot`` default to :func:`default_paths`. ``options`` of the driver have its name in
     front: ``{"overlay.size": "10G"}``. ``read_only``: the store must exist; nothing below ``root`` is
-    written.
+    written. ``exclusive``: while nobody else has it open.
 
     Errors: :class:`PriorDrivers` when the store belongs to another driver than ``driver``;
     :class:`DriverNotFound`; :class:`NotSupported` with each driver's reason when none works;
-    :class:`InvalidOption`.
+    :class:`InvalidOption`; :class:`StoreLocked` for one that is not to be had ``exclusive``.
     """
     root = Path(root or default_paths().root).absolute()
     runroot = Path(runroot or default_paths().runroot).absolute()
@@ -76,7 +77,9 @@ def open_store(
         make_directories(root)
     opened = _open_driver(found, Paths(root, runroot), own_options, read_only=read_only)
     try:
-        return Store.open(root, opened, entry_point=found.entry_point, read_only=read_only)
+        return Store.open(
+            root, opened, entry_point=found.entry_point, read_only=read_only, exclusive=exclusive
+        )
     except BaseException:
         opened.cleanup()
         raise
@@ -125,8 +128,6 @@ def migrate_store(
             if tidied is None:
                 raise Conflict(f"the store in {paths.root} belongs to driver {to} already")
             return tidied
-        with translated(f"probe driver {to}"):
-            target.info.probe(paths.root / to, paths.runroot / to)
         opened = _open_driver(target, paths, own_options[to])
         try:
             migrated = store.migrate(opened, entry_point=target.entry_point, progress=progress)

@@ -19,7 +19,7 @@ from layerfs.ids import GraphID
 from layerfs.image.commit import commit
 from layerfs.image.load import load
 from layerfs.image.save import save
-from layerfs.linux.xattr import read_all
+from layerfs.linux.xattr import HOSTS_OWN, read_all
 from layerfs.naivediff import NaiveDiff
 from layerfs.registry import Found
 from layerfs.store.store import Store
@@ -36,6 +36,7 @@ from layerfs.testing.entries import (
     tar_bytes,
     whiteout,
 )
+from tests import zfskit
 from tests.cli.archives import oci_layout
 from tests.dirdriver import DirInfo, DirProto
 from tests.filesystems import file_system
@@ -174,7 +175,7 @@ def tree(root: Path) -> dict[bytes, object]:
             if kind != stat.S_IFLNK:
                 fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
                 try:
-                    xattrs = {k: v for k, v in read_all(fd).items() if k != b"security.selinux"}
+                    xattrs = {k: v for k, v in read_all(fd).items() if k not in HOSTS_OWN}
                 finally:
                     os.close(fd)
             found[os.path.relpath(path, os.fsencode(root))] = (
@@ -194,7 +195,12 @@ def place_for(drivers: Sequence[str], scratch: Path) -> Iterator[Path]:
     """Where a store of each of these installed drivers can be; skips where there is no such place."""
     need.root()
     with contextlib.ExitStack() as held:
-        base = held.enter_context(file_system("btrfs")) if "btrfs" in drivers else scratch
+        base = scratch
+        if "btrfs" in drivers:
+            base = held.enter_context(file_system("btrfs"))
+        if "zfs" in drivers:
+            held.enter_context(zfskit.pool(scratch))
+            base = held.enter_context(zfskit.mounted_dataset(scratch))
         if "overlay" in drivers:
             need.overlay(base)
         for name in drivers:

@@ -21,10 +21,9 @@ class Place:
 
 
 @contextlib.contextmanager
-def place_for(driver: str, scratch: Path) -> Iterator[Place]:
-    """A place for a store of ``driver``, by preference ``scratch``; skips where the machine has none.
-
-    zfs: in the pool that the fixture ``zpool`` makes."""
+def place_for(driver: str, scratch: Path, *, seconds: float = 400) -> Iterator[Place]:
+    """A place for a store of ``driver``, by preference ``scratch``, for ``seconds`` at most if it is zfs; skips
+    where the machine has none."""
     need.root()
     if driver == "overlay":
         need.overlay(scratch)
@@ -34,7 +33,7 @@ def place_for(driver: str, scratch: Path) -> Iterator[Place]:
     elif driver == "zfs":
         from tests import zfskit
 
-        with zfskit.dataset("store") as dataset:
+        with zfskit.pool(scratch), zfskit.dataset(seconds=seconds) as dataset:
             yield Place(scratch, {"zfs.dataset": dataset})
     elif driver == "devicemapper":
         from tests.thinkit import detached_afterwards

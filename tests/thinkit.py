@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from layerfs.driver import Driver
-from layerfs.linux.loop import backing_file
+from layerfs.linux.loop import attached
 from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts
-from layerfs_drivers.devicemapper import DRIVER
+from layerfs_drivers.devicemapper import DRIVER, _ioctl
 from layerfs_drivers.devicemapper._block import all_mapped, find_mapped
 from layerfs_drivers.devicemapper._journal import Journal
 
@@ -47,15 +48,20 @@ def detach(home: Path) -> None:
     row = Journal(home, True).pool()
     if row is None:
         return
-    ours = [mapped for mapped in all_mapped() if mapped.name.startswith(row.tag)]
+    ours = [mapped for mapped in all_mapped() if mapped.name.startswith(f"{row.tag}-")]
     numbers = {mapped.number for mapped in ours}
     for entry in reversed(mounts()):
         if entry.device in numbers:
             umount(Path(os.fsdecode(entry.mount_point)), lazy=True)
-    # The pool last.
-    for mapped in sorted(ours, key=lambda mapped: mapped.name.endswith("-pool")):
-        with suppress(subprocess.CalledProcessError):
-            dmsetup("remove", "--retry", "--force", mapped.name)
+    # Each when the last of its users has gone, the pool among those of its files.
+    for mapped in sorted(ours, key=lambda mapped: mapped.name == row.name):
+        if mapped.suspended:
+            _ioctl.resume(mapped.name)
+        _ioctl.remove_deferred(mapped.name)
+    deadline = time.monotonic() + 20
+    while any(find_mapped(mapped.name) for mapped in ours):
+        assert time.monotonic() < deadline, f"the pool of {home} is still used"
+        time.sleep(0.01)
 
 
 @contextmanager
@@ -67,34 +73,41 @@ def detached_afterwards(home: Path) -> Iterator[None]:
 
 
 def device_ids(home: Path) -> list[int]:
-    """The thin devices that the pool of ``home`` really has."""
-    row = Journal(home, True).pool()
-    assert row is not None
-    metadata = next(node for node in _below(row.name) if _is_metadata(node, home))
-    dmsetup("message", row.name, "0", "reserve_metadata_snap")
-    try:
-        argv = ["thin_ls", "--metadata-snap", "--no-headers", "--format", "DEV", metadata]
-        listed = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-    finally:
-        dmsetup("message", row.name, "0", "release_metadata_snap")
-    return sorted(int(line) for line in listed.split())
+    """The thin devices that the pool of ``home`` really has: those that cannot be made."""
+    row = Journal(home, True).existing_pool()
+    found = []
+    for id in range(row.next_id + 4):
+        try:
+            _ioctl.create_thin(row.name, id)
+        except FileExistsError:
+            found.append(id)
+        else:
+            _ioctl.delete(row.name, id)
+    return found
 
 
 def active(home: Path) -> list[str]:
     """The layers whose devices are active, '' for the base."""
     journal = Journal(home, True)
-    row = journal.pool()
-    assert row is not None
+    row = journal.existing_pool()
     names = {row.device_name(device.id): device.layer or "" for device in journal.devices()}
     found = [mapped.name for mapped in all_mapped() if mapped.name.startswith(f"{row.tag}-")]
     return sorted(names.get(name, name) for name in found if name != row.name)
 
 
-def _below(name: str) -> list[Path]:
-    found = find_mapped(name)
-    assert found is not None
-    return found.below
-
-
-def _is_metadata(node: Path, home: Path) -> bool:
-    return backing_file(node)[1] == (home / "metadata").stat().st_ino
+@contextmanager
+def pool_upon_files(name: str, directory: Path) -> Iterator[None]:
+    """A thin pool as an administrator makes one, upon files in ``directory``; a new one or, if the files are
+    there, the same again."""
+    directory.mkdir(exist_ok=True)
+    for part, size in (("data", 1 << 30), ("metadata", 16 << 20)):
+        with (directory / part).open("ab") as file:
+            file.truncate(size)
+    with attached(directory / "metadata") as metadata, attached(directory / "data") as data:
+        dmsetup(
+            "create", name, "--table", f"0 {1 << 21} thin-pool {metadata} {data} 128 0 1 error_if_no_space"
+        )
+    try:
+        yield
+    finally:
+        dmsetup("remove", "--retry", name)

@@ -6,16 +6,18 @@ import contextlib
 import os
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from layerfs.archive.entry import Entry
 from layerfs.linux import zfsfuse
 from layerfs.linux.flock import FileLock
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts
+from layerfs.testing.model import Node
 from tests.require import need
 
 POOL = "layerfs-t"
@@ -23,29 +25,16 @@ _SIZE = 4 << 30
 _SOCKET = Path("/var/run/zfs/zfs_socket")
 
 
-def zfs(*words: str, check: bool = True) -> str:
+def zfs(*words: str) -> str:
     """Run the tool; the answer is what it printed."""
-    done = subprocess.run(["zfs", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 or not check, done.stderr
+    with zfsfuse.turn():
+        done = subprocess.run(["zfs", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def _answers() -> bool:
     return subprocess.run(["zpool", "list"], capture_output=True).returncode == 0
-
-
-@contextlib.contextmanager
-def daemon(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """zfs-fuse, with extended attributes, as a child that dies with this process."""
-    need.root()
-    need.tool("zfs-fuse")
-    with _alone():
-        if _answers():
-            need.missing("zfs", "a ZFS that is not the tests' own is in use here")
-        # What a run left that was killed.
-        unmount_all()
-        _SOCKET.unlink(missing_ok=True)
-        yield from _serving(directory)
 
 
 @contextlib.contextmanager
@@ -67,76 +56,122 @@ def _alone() -> Iterator[None]:
         lock.release()
 
 
-def _serving(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    words = ["setpriv", "--pdeathsig", "KILL", "zfs-fuse", "--no-daemon"]
-    words += ["--enable-xattr", "--no-kstat-mount"]
-    with (directory / "zfs-fuse.log").open("wb") as log:
-        child = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    try:
+class _ZfsFuse:
+    """The daemon, with a pool in a file that is gone with it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._log = directory / "zfs-fuse.log"
+        self._image = directory / "pool"
+        self._child: subprocess.Popen[bytes] | None = None
+        self._given_up = False
+
+    def start(self) -> None:
+        """With extended attributes, and as a child that dies with this process."""
+        self._given_up = False
+        words = ["setpriv", "--pdeathsig", "KILL", "zfs-fuse", "--no-daemon"]
+        words += ["--enable-xattr", "--no-kstat-mount"]
+        with self._log.open("wb") as log:
+            self._child = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 30
         while not _answers():
-            assert child.poll() is None and time.monotonic() < deadline, (
-                directory / "zfs-fuse.log"
-            ).read_text()
+            assert self.works and time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.05)
-        yield child
-    finally:
-        unmount_all()
-        child.terminate()
+        with self._image.open("wb") as file:
+            file.truncate(_SIZE)
+        # Otherwise the next daemon would look for the pool, by /var/lib/zfs/zpool.cache.
+        words = ["zpool", "create", "-o", "cachefile=none", "-O", "mountpoint=legacy", POOL, str(self._image)]
+        subprocess.run(words, check=True, capture_output=True)
+        self._image.unlink()
+
+    @property
+    def works(self) -> bool:
+        return not self._given_up and self._child is not None and self._child.poll() is None
+
+    def kill(self) -> None:
+        """Whoever waits for it is told that it is gone; nothing else would wake them."""
+        self._given_up = True
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+        clear()
+
+    @contextlib.contextmanager
+    def not_hanging(self, seconds: float) -> Iterator[None]:
+        """Kill it, and fail, if the block takes longer. Started anew first if it was killed before."""
+        if not self.works:
+            self.start()
+        timer = threading.Timer(seconds, self.kill)
+        timer.start()
         try:
-            child.wait(30)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        _SOCKET.unlink(missing_ok=True)
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+        assert self.works, f"zfs-fuse hung, or died: {self._log.read_text()}"
+
+
+_served: list[_ZfsFuse] = []
+"""What :func:`pool` made, while it lasts."""
 
 
 def unmount_all() -> None:
     """What tests left mounted of the daemon's."""
     for entry in reversed(mounts()):
         if entry.fstype == "fuse.zfs":
-            place = Path(os.fsdecode(entry.mount_point))
-            with contextlib.suppress(OSError):  # the daemon is dead
-                zfsfuse.settle(place)
-            umount(place, lazy=True)
+            zfsfuse.release(Path(os.fsdecode(entry.mount_point)))
+
+
+def clear() -> None:
+    """Take away what a daemon leaves that was killed."""
+    unmount_all()
+    _SOCKET.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def pool(directory: Path) -> Iterator[str]:
-    """A daemon with an empty pool; the answer is the pool's name."""
-    image = directory / "pool"
-    with daemon(directory):
-        with image.open("wb") as file:
-            file.truncate(_SIZE)
-        # Otherwise the next daemon would look for the pool, by /var/lib/zfs/zpool.cache.
-        words = ["zpool", "create", "-o", "cachefile=none", "-O", "mountpoint=legacy", POOL, str(image)]
-        subprocess.run(words, check=True, capture_output=True)
-        image.unlink()  # the daemon has it open: it goes with it
+    """A daemon with an empty pool, or the one that is there already; the answer is the pool's name."""
+    if _served:
+        yield POOL
+        return
+    need.root()
+    need.tool("zfs-fuse")
+    with _alone():
+        if _answers():
+            need.missing("zfs", "a ZFS that is not the tests' own is in use here")
+        clear()
+        served = _ZfsFuse(directory)
         try:
+            served.start()
+            _served.append(served)
             yield POOL
         finally:
-            unmount_all()
-            subprocess.run(["zpool", "destroy", "-f", POOL], check=False, capture_output=True)
+            _served.clear()
+            served.kill()
 
 
 @contextlib.contextmanager
-def dataset(name: str) -> Iterator[str]:
-    """A fresh dataset in the pool, for one test."""
-    zfs("create", f"{POOL}/{name}")
-    try:
-        yield f"{POOL}/{name}"
-    finally:
-        _destroy(f"{POOL}/{name}")
+def dataset(*, seconds: float = 120) -> Iterator[str]:
+    """A fresh dataset in the pool, for a test that does not take longer."""
+    (served,) = _served
+    name = f"{POOL}/{os.urandom(4).hex()}"
+    with served.not_hanging(seconds):
+        zfs("create", name)
+        try:
+            yield name
+        finally:
+            if served.works:
+                unmount_all()
+                zfs("destroy", "-R", name)
 
 
-def _destroy(name: str) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        done = subprocess.run(["zfs", "destroy", "-R", name], capture_output=True, text=True, check=False)
-        if done.returncode == 0 or "does not exist" in done.stderr:
-            return
-        assert time.monotonic() < deadline, done.stderr
-        time.sleep(0.1)
+@contextlib.contextmanager
+def mounted_dataset(scratch: Path) -> Iterator[Path]:
+    """The root of a fresh dataset."""
+    place = scratch / "zfs"
+    place.mkdir()
+    with dataset() as name:
+        zfsfuse.mount(name, (), place)
+        yield place
 
 
 def used(name: str) -> int:
@@ -146,12 +181,41 @@ def used(name: str) -> int:
     return int(zfs("get", "-H", "-p", "-o", "value", "used", name))
 
 
-def only_fuse() -> bool:
-    return zfsfuse.is_in_use()
+_LAST = 2**31 - 1
+
+
+@contextlib.contextmanager
+def as_zfs_fuse_keeps() -> Iterator[None]:
+    """Within the block entries and the model hold what zfs-fuse can and the kernel's ZFS need not be spared:
+    there times that are set are cut to the second and end in 2038, owners have 31 bits, and Python itself
+    is given no attribute of more than 128 bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (Node, Entry):
+            patch.setattr(kind, "__init__", _cut(kind.__init__))
+        yield
+
+
+def _cut(initialise: Callable[..., None]) -> Callable[..., None]:
+    def initialise_cut(self: Node | Entry, *values: object, **named: object) -> None:
+        initialise(self, *values, **named)
+        object.__setattr__(self, "mtime_ns", min(self.mtime_ns // 10**9, _LAST) * 10**9)
+        for owner in ("uid", "gid"):
+            object.__setattr__(self, owner, min(getattr(self, owner), _LAST))
+
+        object.__setattr__(self, "xattrs", {name: value[:128] for name, value in self.xattrs.items()})
+
+    return initialise_cut
 
 
 @pytest.fixture(scope="session")
 def zpool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The pool of this run."""
     with pool(tmp_path_factory.mktemp("zfs")) as name:
+        yield name
+
+
+@pytest.fixture
+def zfs_dataset(zpool: str) -> Iterator[str]:
+    """A fresh dataset."""
+    with dataset() as name:
         yield name

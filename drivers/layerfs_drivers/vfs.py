@@ -31,6 +31,7 @@ from layerfs.driver import (
     Capabilities,
     CreateOptions,
     Driver,
+    Leak,
     Mount,
     Option,
     Usage,
@@ -147,6 +148,10 @@ class _Vfs:
 
     def cleanup(self) -> None:
         """Nothing is held."""
+
+    def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
+        with translated("look for mounts that nobody uses"):
+            return self._counts.leaks(self.runroot / "mounts", remove=remove)
 
     @property
     def _counts(self) -> MountCount:

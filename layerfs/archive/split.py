@@ -39,6 +39,7 @@ import attrs
 
 from layerfs.archive.compression import open_decompressed
 from layerfs.archive.entry import Entry, EntryType
+from layerfs.archive.limits import UNLIMITED, Count, Limits
 from layerfs.archive.names import normalise
 from layerfs.archive.reader import TarReader
 from layerfs.archive.streams import CHUNK, PulledBytes, coalesced, iter_stream, read_ahead
@@ -82,6 +83,11 @@ class _FileStep:
     crc: int
     segments: Segments | None
 
+    @property
+    def payload(self) -> int:
+        """Bytes that the step adds to the tar."""
+        return self.size if self.segments is None else sum(length for _, length in self.segments)
+
     def packed(self) -> bytes:
         kind = b"F" if self.segments is None else b"S"
         start = _FILE.pack(kind, self.number, self.size, self.crc, len(self.name)) + self.name
@@ -104,15 +110,18 @@ class Recorder(io.BufferedReader):
     when they are many, in unnamed files in ``scratch`` (None: where temporary files go). What is wrong with
     the tar surfaces from ``read`` as an :class:`~layerfs.errors.ArchiveError`. Neither ``tar`` nor ``record``
     is closed. ``tar`` is read and hashed by a thread, which has ended when the recorder is closed.
+    ``limits``: :class:`~layerfs.errors.ArchiveTooLarge` past them.
     """
 
-    def __init__(self, tar: BinaryIO, record: BinaryIO, *, scratch: str | None = None) -> None:
+    def __init__(
+        self, tar: BinaryIO, record: BinaryIO, *, scratch: str | None = None, limits: Limits = UNLIMITED
+    ) -> None:
         self._hash = hashlib.sha256()
         self._tar_size = 0
         self._record = record
         self._scratch = scratch
         self._tar = iter_stream(read_ahead(self._hashed(tar)))
-        self.entries = _Recording(TarReader(self._tar), _StepSpool(scratch))
+        self.entries = _Recording(TarReader(self._tar), _StepSpool(scratch), Count(limits))
         self._displaced = _Displaced(scratch)
         super().__init__(PulledBytes(self._bytes()), CHUNK)
 
@@ -177,13 +186,14 @@ class Recorder(io.BufferedReader):
 class _Recording:
     """A reader of a tar that tells the steps what it reads."""
 
-    def __init__(self, reader: TarReader, steps: _StepSpool) -> None:
+    def __init__(self, reader: TarReader, steps: _StepSpool, count: Count) -> None:
         from isal.isal_zlib import crc32
 
         self.steps = steps
         self.segments: dict[int, Segments] = {}
         """Of the sparse files so far, by the numbers of their entries."""
         self._reader = reader
+        self._count = count
         self._segment_count = 0
         self._links = _Symlinks()
         self._crc32 = crc32
@@ -202,7 +212,9 @@ class _Recording:
         self._end_entry()
         reader = self._reader
         entry = next(reader)
-        self.steps.literal(reader.head())
+        head = reader.head()
+        self._count.add(entry, len(head))
+        self.steps.literal(head)
         if entry.type is EntryType.SYMLINK:
             self._links.add(normalise(entry.name))
         elif entry.payload:
@@ -384,52 +396,82 @@ class _Symlinks:
 # --- replaying -------------------------------------------------------------------------------
 
 
-def replay(record: BinaryIO, open_file: FileOpener, expected: DiffID) -> io.BufferedReader:
+Damaged = Callable[[bytes, StoreDamaged], None]
+"""Told the name of a file that is missing or not what it was, and what is wrong with it."""
+
+
+def replay(
+    record: BinaryIO, open_file: FileOpener, expected: DiffID, *, damaged: Damaged | None = None
+) -> io.BufferedReader:
     """The tar that was recorded, as a stream. Closing it closes ``record``.
 
     A read raises :class:`~layerfs.errors.StoreDamaged`, naming the file, for one that is missing or differs,
     or for a record that does not decode; the read that reaches the end raises
-    :class:`~layerfs.errors.DigestMismatch` when the whole is not ``expected``.
+    :class:`~layerfs.errors.DigestMismatch` when the whole is not ``expected``. With ``damaged`` that is told
+    of each such file instead, zeros stand for what is lost of it, and only a whole without damage is held to
+    ``expected``.
     """
-    return iter_stream(_verified(record, open_file, expected))
+    return iter_stream(_verified(record, open_file, expected, damaged))
 
 
-def _verified(record: BinaryIO, open_file: FileOpener, expected: DiffID) -> Iterator[bytes]:
+def _verified(
+    record: BinaryIO, open_file: FileOpener, expected: DiffID, damaged: Damaged | None
+) -> Iterator[bytes]:
     hasher = hashlib.sha256()
+    whole = True
+
+    def note(name: bytes, error: StoreDamaged) -> None:
+        nonlocal whole
+        if damaged is None:
+            raise error
+        whole = False
+        damaged(name, error)
+
     with contextlib.closing(record):
-        for chunk in coalesced(_replayed(record, open_file)):
+        for chunk in coalesced(_replayed(record, open_file, note)):
             hasher.update(chunk)
             yield chunk
     actual = "sha256:" + hasher.hexdigest()
-    if actual != expected:
+    if whole and actual != expected:
         raise DigestMismatch("replayed layer", expected=expected, actual=actual)
 
 
-def _replayed(record: BinaryIO, open_file: FileOpener) -> Iterator[bytes]:
+def _replayed(record: BinaryIO, open_file: FileOpener, damaged: Damaged) -> Iterator[bytes]:
     if record.read(len(MAGIC)) != MAGIC:
         raise StoreDamaged("a layer's record does not begin as one, or is of a later version")
     for step in _steps(open_decompressed(record)):
         if isinstance(step, bytes):
             yield step
         else:
-            yield from _file_content(step, open_file)
+            yield from _file_content(step, open_file, damaged)
 
 
-def _file_content(step: _FileStep, open_file: FileOpener) -> Iterator[bytes]:
+def _file_content(step: _FileStep, open_file: FileOpener, damaged: Damaged) -> Iterator[bytes]:
+    left = step.payload
     try:
         with open_file(step.name) as file:
-            yield from _checked(_read_segments(file, step.segments), step)
+            for chunk in _checked(_read_segments(file, step.segments), step):
+                left -= len(chunk)
+                yield chunk
             if step.segments is not None and file.seek(0, io.SEEK_END) != step.size:
                 raise _wrong_length(step)
+        return
     except (OSError, SystemFailure) as error:
-        raise StoreDamaged(f"{show(step.name)!r} in a layer cannot be read: {error}") from error
+        found = StoreDamaged(f"{show(step.name)!r} in a layer cannot be read: {error}")
+        found.__cause__ = error
+    except StoreDamaged as error:
+        found = error
+    damaged(step.name, found)
+    while left:
+        yield bytes(min(left, CHUNK))
+        left -= min(left, CHUNK)
 
 
 def _checked(chunks: Iterator[bytes], step: _FileStep) -> Iterator[bytes]:
     """``chunks``, which must have the length and CRC of ``step``."""
     from isal.isal_zlib import crc32
 
-    size = step.size if step.segments is None else sum(length for _, length in step.segments)
+    size = step.payload
     crc = found = 0
     for chunk in chunks:
         found += len(chunk)

@@ -16,9 +16,12 @@ def run() -> NoReturn:
     """The installed ``layerfs``: :func:`layerfs.cli.main.main` as a process of its own."""
     # What modules make while they load stays: looking through it for garbage is in vain.
     gc.set_threshold(100_000)
-    from layerfs.cli.main import main
+    try:
+        from layerfs.cli.main import main
 
-    status = main()
+        status = main()
+    except KeyboardInterrupt:  # while modules load, or once more while the first is dealt with
+        os._exit(130)
     for stream in (sys.stdout, sys.stderr):
         # main() has told of what goes wrong here; a stream that the caller closed is None.
         with contextlib.suppress(OSError, AttributeError):

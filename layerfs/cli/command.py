@@ -61,7 +61,7 @@ class Session:
         with translated(f"look for a store in {self.root}"):
             return (self.root / FILE_NAME).exists()
 
-    def store(self, *, create: bool = False) -> Store:
+    def store(self, *, create: bool = False, exclusive: bool = False) -> Store:
         """The store, open; the caller closes it. Only with ``create`` one is made where none is."""
         from layerfs.opening import open_store
 
@@ -71,9 +71,15 @@ class Session:
                 hint="'layerfs load' makes one; --root or LAYERFS_ROOT names another place",
             )
         try:
-            return open_store(self.root, runroot=self.runroot, driver=self.driver, options=self.options)
+            return open_store(
+                self.root,
+                runroot=self.runroot,
+                driver=self.driver,
+                options=self.options,
+                exclusive=exclusive,
+            )
         except ReadOnly:
-            if create:
+            if create or exclusive:
                 raise
             # A store on a read-only file system can still be looked at, and its layers mounted.
             return open_store(

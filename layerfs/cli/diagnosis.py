@@ -98,6 +98,8 @@ def of_driver(store: Store) -> Iterator[Finding]:
 def of_store(store: Store) -> Iterator[Finding]:
     """Where database, driver and records disagree."""
     for problem in store.check():
+        if problem.kind == "leaked-mount":
+            continue  # told with the mounts
         yield Finding(
             Level.PROBLEM, "store", f"{problem.kind}: {problem.what}: {problem.detail}", problem.hint
         )

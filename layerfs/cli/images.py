@@ -27,16 +27,27 @@ def _load_arguments(parser: Parser) -> None:
         metavar="OS/ARCH",
         help="which one of an image for many platforms, like linux/arm64; without: this machine's",
     )
+    parser.add_argument(
+        "--max-layer-size",
+        type=output.parse_size,
+        metavar="SIZE",
+        help="most bytes that a layer may unpack to (256G)",
+    )
+    parser.add_argument(
+        "--max-layer-entries", type=int, metavar="N", help="most files that a layer may hold (4000000)"
+    )
     parser.add_json()
 
 
 def _load(session: Session, args: argparse.Namespace) -> int:
+    from layerfs.archive.limits import DEFAULT, Limits
     from layerfs.image.load import load
     from layerfs.image.names import familiar
 
-    source = _source(args.source)
+    limits = Limits(args.max_layer_size or DEFAULT.bytes, args.max_layer_entries or DEFAULT.entries)
+    source = image_source(args.source)
     with session.store(create=True) as store, reporting() as progress:
-        loaded = load(store, source, platform=args.platform, progress=progress)
+        loaded = load(store, source, platform=args.platform, limits=limits, progress=progress)
     if args.json:
         output.json_document(loaded)
         return 0
@@ -48,7 +59,8 @@ def _load(session: Session, args: argparse.Namespace) -> int:
     return 0
 
 
-def _source(text: str) -> Path | BinaryIO:
+def image_source(text: str) -> Path | BinaryIO:
+    """What an argument names as an image archive."""
     if text != "-":
         if not Path(text).exists():
             raise NotFound(f"nothing is at {text}", hint="a file or directory, or '-' for standard input")

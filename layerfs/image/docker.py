@@ -57,11 +57,13 @@ def _entries(source: Source) -> list[Field]:
 
 def _image(source: Source, item: Field, platform: Platform | None) -> FoundImage:
     path = _path(item.need("Config"))
+    if not source.has(path):
+        item.need("Config").fail(f"{item.need('Config').text()} is not in the archive")
     data = read_small(source, path)
     _check_name(source, path, data)
     config = Config.read(Field.parse(data, where(source, path)))
     listed = item.get("Layers")
-    layers = [_path(layer) for layer in listed.items()] if listed else []
+    layers = listed.items() if listed else []
     if len(layers) != len(config.diff_ids):
         item.need("Config").fail(f"{len(config.diff_ids)} diff_ids in the config, but {len(layers)} layers")
     if platform and config.platform and platform.distance(config.platform) is None:
@@ -70,8 +72,8 @@ def _image(source: Source, item: Field, platform: Platform | None) -> FoundImage
         id=digest_of(data),
         config=data,
         layers=tuple(
-            FoundLayer(path=name, diff_id=diff_id, blob=None)
-            for name, diff_id in zip(layers, config.diff_ids, strict=True)
+            FoundLayer(path=_path(layer), diff_id=diff_id, blob=None, listed=layer)
+            for layer, diff_id in zip(layers, config.diff_ids, strict=True)
         ),
         names=_names(item),
     )

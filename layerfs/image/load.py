@@ -9,8 +9,11 @@ from typing import BinaryIO
 
 import attrs
 
+from layerfs.archive.limits import DEFAULT as LIMITS
+from layerfs.archive.limits import Limits
 from layerfs.archive.streams import CHUNK
 from layerfs.errors import (
+    ArchiveTooLarge,
     BadData,
     ImageError,
     InvalidOption,
@@ -51,6 +54,7 @@ def load(
     *,
     platform: str | None = None,
     names: Sequence[str] = (),
+    limits: Limits = LIMITS,
     progress: Progress = silent,
 ) -> list[Loaded]:
     """Load every image of ``source``: an OCI layout (directory or tar) or a docker-archive, the tars
@@ -62,6 +66,8 @@ def load(
     Sizes and digests of manifests, configs, shipped layers and their uncompressed tars are all
     verified as they are read, once. A layer that the store has already is not read at all: its diffID
     stands in the verified config. Images enter the store when every layer of all of them is there.
+
+    ``limits`` of each layer keep a small archive from filling the disk.
 
     Errors: :class:`~layerfs.errors.BadData` naming the file at fault (``ImageError``,
     ``DigestMismatch``, ``ArchiveError``, ``CompressionError``), after which nothing that this load
@@ -76,7 +82,7 @@ def load(
         found = _merged(_find_images(archive, wanted))
         if given:
             found = [_renamed(found, given)]
-        return _Load(store, archive, progress).run(found)
+        return _Load(store, archive, limits, progress).run(found)
 
 
 def _find_images(archive: Source, platform: Platform | None) -> list[FoundImage]:
@@ -117,8 +123,8 @@ def _renamed(images: Sequence[FoundImage], names: tuple[str, ...]) -> FoundImage
 class _Load:
     """One archive on its way in. Layers are held until their images are in the store."""
 
-    def __init__(self, store: Store, archive: Source, progress: Progress) -> None:
-        self._store, self._archive, self._progress = store, archive, progress
+    def __init__(self, store: Store, archive: Source, limits: Limits, progress: Progress) -> None:
+        self._store, self._archive, self._limits, self._progress = store, archive, limits, progress
         self._held: list[Layer] = []
         self._made: list[ChainID] = []
 
@@ -163,8 +169,11 @@ class _Load:
         return chain
 
     def _register(self, layer: FoundLayer, parent: ChainID | None) -> Layer:
-        if layer.blob is not None and not self._archive.has(layer.path):
-            raise oci.missing_layer(layer.blob)
+        if not self._archive.has(layer.path):
+            if layer.blob is not None:
+                raise oci.missing_layer(layer.blob)
+            if layer.listed is not None:
+                layer.listed.fail(f"{show(layer.path)} is not in the archive")
         what = where(self._archive, layer.path)
         file, size = self._archive.open(layer.path)
         with file:
@@ -179,9 +188,12 @@ class _Load:
                         stream,
                         parent,
                         expected=layer.diff_id,
+                        limits=self._limits,
                         progress=self._progress_of(size),
                         what=layer.diff_id,
                     )
+                except ArchiveTooLarge:
+                    raise  # to read on is what the limits are to prevent
                 except BadData:
                     # Bytes that make no sense are most often damaged, and then their digest says so better.
                     while stream.read(CHUNK):

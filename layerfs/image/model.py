@@ -117,6 +117,8 @@ class FoundLayer:
     diff_id: DiffID
     blob: Descriptor | None
     """How it is shipped; None where the archive does not say (a docker-archive)."""
+    listed: Field | None = None
+    """Where such an archive names it, for errors."""
 
 
 @attrs.frozen(kw_only=True)

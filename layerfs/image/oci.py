@@ -9,11 +9,12 @@ bear the same name, or none, are taken for the platforms of one image.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import attrs
 
-from layerfs.errors import ImageError, InvalidID
+from layerfs.errors import BadData, ImageError, InvalidID
 from layerfs.ids import Digest
 from layerfs.image.fields import Field
 from layerfs.image.model import (
@@ -39,6 +40,9 @@ LAYOUT = b"oci-layout"
 
 MAX_NESTING = 8
 """Indexes within indexes."""
+MAX_DOCUMENTS = 10_000
+"""Manifests, indexes and configs of one layout, each as often as it is read: a small index can name one of
+them any number of times."""
 
 _UNKNOWN = 100
 """Farther than any two generations of an architecture are apart."""
@@ -58,8 +62,14 @@ def find_images(source: Source, platform: Platform | None) -> list[FoundImage]:
     groups: dict[str | None, list[Descriptor]] = {}
     chosen: list[tuple[str | None, Descriptor]] = []
     skipped: list[str] = []
+    seen: set[tuple[object, ...]] = set()
     for entry in entries:
-        name, reason = _name(entry), layout.reason_to_skip(entry)
+        name = _name(entry)
+        same = (entry.digest, entry.size, entry.media_type, entry.platform, name)
+        if same in seen:
+            continue
+        seen.add(same)
+        reason = layout.reason_to_skip(entry)
         if reason:
             skipped.append(reason)
         elif layout.is_index(entry):
@@ -73,16 +83,30 @@ def find_images(source: Source, platform: Platform | None) -> list[FoundImage]:
     return [layout.image(entry, name) for name, entry in chosen]
 
 
+def whole_images(source: Source) -> Iterator[FoundImage]:
+    """Every image of the layout that makes sense, for whatever platform."""
+    layout = _Layout(source, None)
+    seen: set[Digest] = set()
+    for item in read_json(source, INDEX).need("manifests").items():
+        with contextlib.suppress(BadData):
+            entry = Descriptor.read(item)
+            for each in layout.leaves(entry, 1, seen) if layout.is_index(entry) else [entry]:
+                with contextlib.suppress(BadData):
+                    yield layout.image(each, None)
+
+
 def blob_name(digest: Digest) -> bytes:
     """Where a layout keeps a blob. ``digest`` was checked, so it holds no slash and no dots."""
     algorithm, _, encoded = digest.partition(":")
     return f"blobs/{algorithm}/{encoded}".encode()
 
 
-@attrs.frozen
+@attrs.define
 class _Layout:
     source: Source
     wanted: Platform | None
+    _read: int = 0
+    """Blobs so far."""
 
     def document(self, entry: Descriptor) -> Field:
         """The manifest or index an entry points to, checked against it."""
@@ -184,6 +208,11 @@ class _Layout:
         return data, Config.read(Field.parse(data, where(self.source, blob_name(entry.digest))))
 
     def _blob(self, entry: Descriptor) -> bytes:
+        self._read += 1
+        if self._read > MAX_DOCUMENTS:
+            entry.field.fail(
+                f"more than {MAX_DOCUMENTS} manifests, indexes and configs to read: not an image"
+            )
         name = blob_name(entry.digest)
         if not self.source.has(name):
             entry.field.fail(f"{entry.digest} is not in the archive")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
 
 from layerfs.errors import CommandFailed, NotSupported
 
@@ -38,34 +40,68 @@ def run(
     :class:`NotSupported`, with ``hint``, when it is not installed; :class:`CommandFailed` when it ends
     with another status than 0, or has not ended after ``longest`` seconds and was killed (status -9).
     """
-    import subprocess
+    import signal
 
     path = find(argv[0])
     if path is None:
         raise NotSupported(f"cannot {doing}: no program {argv[0]!r} is installed", hint=hint)
-    try:
-        done = subprocess.run(
+    with _memory() as output, _memory() as complaints:
+        pid = os.posix_spawn(
+            path,
             [path, *argv[1:]],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env={"PATH": _PATH, "LC_ALL": "C", **(environment or {})},
-            timeout=longest,
-            pass_fds=keep,
+            {"PATH": _PATH, "LC_ALL": "C", **(environment or {})},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, output, 1),
+                (os.POSIX_SPAWN_DUP2, complaints, 2),
+                *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep),
+            ],
+            setsigdef=[signal.SIGPIPE],  # Python ignores it
         )
-    except subprocess.TimeoutExpired as error:
+        status = _wait(pid, longest)
+        printed, stderr = _text(output), _text(complaints)
+    if status is None:
         raise CommandFailed(
             f"cannot {doing}: {argv[0]} did not end within {longest:.0f} seconds",
             argv=argv,
             status=-9,
-            stderr=_text(error.stderr),
-        ) from error
-    if done.returncode != 0:
-        said = done.stderr.strip() or f"{argv[0]} ended with status {done.returncode}"
-        raise CommandFailed(f"cannot {doing}: {said}", argv=argv, status=done.returncode, stderr=done.stderr)
-    return done.stdout
+            stderr=stderr,
+        )
+    if status != 0:
+        said = stderr.strip() or f"{argv[0]} ended with status {status}"
+        raise CommandFailed(f"cannot {doing}: {said}", argv=argv, status=status, stderr=stderr)
+    return printed
 
 
-def _text(output: str | bytes | None) -> str:
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+@contextlib.contextmanager
+def _memory() -> Iterator[int]:
+    """A file in memory. The end of a pipe would be told only when each process has ended, too, that another
+    thread forked meanwhile: one that waits for what is locked here would wait for ever."""
+    fd = os.memfd_create("layerfs", os.MFD_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _text(fd: int) -> str:
+    return os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace")
+
+
+def _wait(pid: int, longest: float) -> int | None:
+    """The status of a child when it ends, as subprocess tells it; None: it did not, and was killed."""
+    import select
+    import signal
+
+    ended = False
+    fd = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    try:
+        ended = bool(poll.poll(longest * 1000))
+    finally:
+        os.close(fd)
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return status if ended else None

@@ -25,6 +25,8 @@ def open_locked(path: Path, operation: int = fcntl.LOCK_EX) -> int:
             raise
         if is_held:
             return fd
+        # Closing is not enough when a child made meanwhile shares the descriptor.
+        fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
 

@@ -135,20 +135,11 @@ def holders(path: Path) -> list[Holder]:
     return found
 
 
-def holders_of_source(source: bytes) -> list[str]:
-    """Who keeps ``source`` (a device, a dataset) mounted, for an error; best effort.
+def holders_where(holds: Callable[[MountEntry], bool]) -> list[str]:
+    """Who keeps mounted what ``holds`` is true of (a device, a dataset), for an error; best effort.
 
     Of this mount namespace: the places where it is mounted. Of every other one that has it: one process.
     """
-    return _holders_where(lambda entry: entry.source == source)
-
-
-def holders_of_device(number: tuple[int, int]) -> list[str]:
-    """The same for the block device ``number`` (major, minor), by whatever name it was mounted."""
-    return _holders_where(lambda entry: entry.device == number)
-
-
-def _holders_where(holds: Callable[[MountEntry], bool]) -> list[str]:
     found = [f"a mount at {os.fsdecode(entry.mount_point)}" for entry in mounts() if holds(entry)]
     seen = {os.stat("/proc/self/ns/mnt").st_ino}
     for pid in sorted(int(name) for name in os.listdir(_PROC) if name.isdecimal()):

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from layerfs.driver import Usage
 from layerfs.errors import StoreDamaged, translated
 from layerfs.ids import ChainID, DiffID
-from layerfs.store import references, rows
+from layerfs.store import damaged, references, rows
 from layerfs.store.core import Core
 from layerfs.store.records import LayerInfo
 
@@ -78,6 +78,7 @@ class Layer:
     def mount(self) -> Path:
         """The root file system of the layer and all below it, read-only. Counted: each is given back by an
         :meth:`umount`."""
+        damaged.refuse(self._core.db, self.chain_id)
         with translated(f"mount layer {self.chain_id}"):
             return self._core.driver.get(self.info.cache_id, read_only=True)
 

@@ -39,7 +39,8 @@ SCHEMA = """
 -- What store this is: exactly one row.
 CREATE TABLE store (
     driver       TEXT NOT NULL,  -- name of the driver that holds the layers
-    entry_point  TEXT NOT NULL   -- 'module:attribute' of its DriverInfo, '' when it was handed in
+    entry_point  TEXT NOT NULL,  -- 'module:attribute' of its DriverInfo, '' when it was handed in
+    boot_id      TEXT NOT NULL   -- of the boot in which every layer that is not durable was last known whole
 );
 
 -- Whoever works on the store or holds layers: one row for each opened store that does.
@@ -73,6 +74,12 @@ CREATE TABLE layers (
 -- A layer that is being removed and its successor may have the same chain_id.
 CREATE UNIQUE INDEX layers_ready ON layers (chain_id) WHERE state = 'ready';
 CREATE INDEX layers_parent ON layers (parent);
+
+-- Ready layers that are known not to be what they were. Nothing that stands upon one is mounted.
+CREATE TABLE damaged (
+    layer        TEXT PRIMARY KEY REFERENCES layers ON DELETE CASCADE,
+    detail       TEXT NOT NULL
+) WITHOUT ROWID;
 
 -- Writable layers, in the same states. A removed one gives its name free at once.
 CREATE TABLE containers (

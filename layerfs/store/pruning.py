@@ -62,7 +62,8 @@ def _named(layer: LayerInfo, error: LayerfsError) -> LayerfsError:
 def _claim(core: Core, only: Collection[ChainID] | None) -> list[LayerInfo]:
     """Mark what nothing references as ours to remove, children before parents."""
     me = core.owner.id
-    with core.db.transaction():
+    # On the disk before anything is removed: a power cut must not make a layer ready again that is gone.
+    with core.db.transaction(sync=True):
         candidates = set(references.unreferenced(core.db))
         layers = []
         kept = set()

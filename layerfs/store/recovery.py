@@ -48,7 +48,7 @@ def _adopt(core: Core, dead: Sequence[str], *, retry: bool) -> list[_Leftover]:
     marks = ", ".join("?" * len(dead))
     mine = f"(owner IN ({marks}) {'OR owner IS NULL' if retry else ''})"
     condition = f"state != 'ready' AND {mine}"
-    with core.db.transaction():
+    with core.db.transaction(sync=True):
         containers = core.db.rows(f"SELECT state, mount_id, init_id FROM containers WHERE {condition}", *dead)
         layers = core.db.rows(
             f"SELECT state, cache_id FROM layers WHERE {condition} ORDER BY depth DESC", *dead

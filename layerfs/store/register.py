@@ -11,12 +11,13 @@ from typing import BinaryIO
 import attrs
 
 from layerfs.archive.compression import open_decompressed
+from layerfs.archive.limits import UNLIMITED, Limits
 from layerfs.archive.split import Recorder
 from layerfs.errors import DigestMismatch, LayerfsError, translated
-from layerfs.ids import ChainID, DiffID, chain_id, new_cache_id
+from layerfs.ids import CacheID, ChainID, DiffID, chain_id, new_cache_id
 from layerfs.linux.flock import FileLock
 from layerfs.progress import Progress
-from layerfs.store import references, rows
+from layerfs.store import damaged, references, rows
 from layerfs.store.core import Core
 from layerfs.store.depth import refuse_deep
 from layerfs.store.layer import Layer, take
@@ -25,7 +26,13 @@ from layerfs.store.removal import discard_layer
 
 
 def register(
-    core: Core, tar: BinaryIO, parent: ChainID | None, expected: DiffID | None, *, compressed: bool = True
+    core: Core,
+    tar: BinaryIO,
+    parent: ChainID | None,
+    expected: DiffID | None,
+    *,
+    compressed: bool = True,
+    limits: Limits = UNLIMITED,
 ) -> Layer:
     """See :meth:`Store.register`. ``compressed``: look at ``tar`` for compression; not for one of ours, which
     might begin with a file name that looks like it."""
@@ -33,14 +40,14 @@ def register(
     depth = 1 if below is None else below.depth + 1
     refuse_deep(core.driver, depth, f"layer {expected}" if expected else "the layer")
     if expected is None:
-        return _Registration(core, below, expected).run(tar, compressed=compressed)
+        return _Registration(core, below, expected, limits).run(tar, compressed=compressed)
     chain = chain_id(parent, expected)
     known = take(core, chain)
     if known is not None:
         return known
     with _alone(core, chain):
         known = take(core, chain)
-        return known or _Registration(core, below, expected).run(tar, compressed=compressed)
+        return known or _Registration(core, below, expected, limits).run(tar, compressed=compressed)
 
 
 @contextlib.contextmanager
@@ -82,16 +89,31 @@ class Counted(io.RawIOBase):
 
 
 @attrs.frozen
-class _Filled:
+class Filled:
+    """What a layer that was filled turned out to be."""
+
     diff_id: DiffID
     size: int
     tar_size: int
 
 
+def fill(
+    core: Core, cache_id: CacheID, parent: CacheID | None, plain: BinaryIO, limits: Limits = UNLIMITED
+) -> Filled:
+    """Make the driver's layer, and its record, of an uncompressed tar. ``OSError`` for the record."""
+    with core.record_path(cache_id).open("xb") as record:
+        core.driver.create(cache_id, parent)
+        with Recorder(plain, record, scratch=str(core.root / "tmp"), limits=limits) as recorder:
+            size = core.driver.apply_diff(cache_id, parent, recorder, displaced=recorder.displaced)
+            recorded = recorder.finish()
+    return Filled(recorded.diff_id, size, recorded.tar_size)
+
+
 class _Registration:
     """One layer on its way from ``creating`` to ``ready``, or away again."""
 
-    def __init__(self, core: Core, below: LayerInfo | None, expected: DiffID | None) -> None:
+    def __init__(self, core: Core, below: LayerInfo | None, expected: DiffID | None, limits: Limits) -> None:
+        self._limits = limits
         self._core = core
         self._below = below
         self._expected = expected
@@ -115,9 +137,11 @@ class _Registration:
         """Say what is about to be made, so that it is found if we die."""
         core, below = self._core, self._below
         owner = core.owner.id
-        with core.db.transaction():
+        # On the disk before anything is made: a power cut leaves nothing that no row tells of.
+        with core.db.transaction(sync=True):
             if below is not None:
                 below = rows.layer(core.db, below.chain_id)
+                damaged.refuse(core.db, below.chain_id)
             core.db.insert(
                 "INSERT INTO layers (cache_id, state, owner, parent, depth, created_ns)"
                 " VALUES (?, 'creating', ?, ?, ?, ?)",
@@ -129,22 +153,17 @@ class _Registration:
             )
         self._below = below
 
-    def _fill(self, tar: BinaryIO, *, compressed: bool) -> _Filled:
-        core = self._core
+    def _fill(self, tar: BinaryIO, *, compressed: bool) -> Filled:
         parent = self._below.cache_id if self._below else None
-        path = core.record_path(self._cache_id)
-        with translated("register a layer"), path.open("xb") as record:
-            core.driver.create(self._cache_id, parent)
+        with translated("register a layer"):
             plain = open_decompressed(tar) if compressed else tar
-            with Recorder(plain, record, scratch=str(core.root / "tmp")) as recorder:
-                size = core.driver.apply_diff(self._cache_id, parent, recorder, displaced=recorder.displaced)
-                recorded = recorder.finish()
+            filled = fill(self._core, self._cache_id, parent, plain, self._limits)
             # What stands at the end of the stream may be a check that its reader makes there.
             while tar.read(1 << 16):
                 pass
-        return _Filled(recorded.diff_id, size, recorded.tar_size)
+        return filled
 
-    def _settle(self, filled: _Filled) -> Layer:
+    def _settle(self, filled: Filled) -> Layer:
         """Make it ready, or yield to the same layer that came first. Either is held for the caller."""
         db = self._core.db
         owner = self._core.owner.id

@@ -21,7 +21,7 @@ from layerfs.errors import (
     translated,
 )
 from layerfs.ids import ChainID, GraphID, init_id, new_mount_id
-from layerfs.store import rows
+from layerfs.store import damaged, rows
 from layerfs.store.core import Core
 from layerfs.store.records import RWLayerInfo
 
@@ -48,6 +48,7 @@ class RWLayer:
     def mount(self, *, read_only: bool = False) -> Path:
         """The container's root file system, mounted. Counted across processes: each is given back by an
         :meth:`umount`. Raises :class:`MountBusy` for a writable mount of one that is mounted read-only."""
+        self._refuse_damaged()
         with self._doing("mount"):
             return self._core.driver.get(
                 self.info.mount_id, read_only=read_only, label=self.info.options.label
@@ -69,6 +70,7 @@ class RWLayer:
 
     def mounts(self, *, read_only: bool = False) -> Sequence[Mount]:
         """The mounts that :meth:`mount` would make, in order; makes none."""
+        self._refuse_damaged()
         with self._doing("describe the mounts of"):
             return self._core.driver.mounts(
                 self.info.mount_id, read_only=read_only, label=self.info.options.label
@@ -117,6 +119,10 @@ class RWLayer:
         if self.info.init_id is not None or self.info.parent is None:
             return self.info.init_id
         return rows.layer(self._core.db, self.info.parent).cache_id
+
+    def _refuse_damaged(self) -> None:
+        if self.info.parent is not None:
+            damaged.refuse(self._core.db, self.info.parent)
 
     @contextlib.contextmanager
     def _doing(self, what: str) -> Iterator[None]:
@@ -192,12 +198,14 @@ def remove(core: Core, name: str) -> None:
 
 
 def _announce(core: Core, info: RWLayerInfo) -> GraphID | None:
-    """Take the name and say what is about to be made, so that it is found if we die. Returns what the
-    driver knows the parent by."""
+    """Take the name and say what is about to be made, so that it is found if we die or the power goes.
+    Returns what the driver knows the parent by."""
     owner = core.owner.id
-    with core.db.transaction():
+    with core.db.transaction(sync=True):
         below = None if info.parent is None else rows.layer(core.db, info.parent)
         _check_depth(core, info, below.depth if below else 0)
+        if below is not None:
+            damaged.refuse(core.db, below.chain_id)
         if core.db.row("SELECT 1 FROM containers WHERE name = ? AND state != 'removing'", info.name):
             raise NameInUse(
                 f"a container named {info.name!r} exists", hint="choose another name, or remove it"

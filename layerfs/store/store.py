@@ -7,11 +7,14 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from layerfs.archive.limits import DEFAULT as LIMITS
+from layerfs.archive.limits import Limits
 from layerfs.driver import NO_OPTIONS, CreateOptions, Driver
-from layerfs.errors import LayerNotFound, PriorDrivers, translated
+from layerfs.errors import LayerNotFound, PriorDrivers, StoreDamaged, translated
 from layerfs.ids import ChainID, DiffID
 from layerfs.progress import Progress, silent
 from layerfs.store import rows
+from layerfs.store.boot import boot_id, verify_after_boot
 from layerfs.store.core import Core
 from layerfs.store.guard import Guard
 from layerfs.store.initlayer import InitFunc, default_init
@@ -26,11 +29,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from layerfs.store.check import Problem, Repaired
+    from layerfs.store.check import Problem
+    from layerfs.store.heal import LayerSource
     from layerfs.store.images import ImageInfo, ImageRecord
     from layerfs.store.layer import Layer
     from layerfs.store.migration import Migrated, Migration
     from layerfs.store.pruning import Pruned
+    from layerfs.store.repair import Repaired
 
 
 class Store:
@@ -56,7 +61,8 @@ class Store:
         """The store in ``root``, made if need be, with ``driver`` upon its home. ``entry_point``
         (``module:attribute``) is what a later opening finds the driver by.
 
-        What dead processes left half done is finished or undone first. ``read_only``: nothing below
+        What dead processes left half done is finished or undone first; after a boot, layers that a power
+        cut may have taken are verified. ``read_only``: nothing below
         ``root`` is written; what would write raises :class:`ReadOnly`.
 
         Errors: :class:`PriorDrivers` when the store belongs to another driver.
@@ -75,6 +81,7 @@ class Store:
             _belongs(core, entry_point)
             if not read_only:
                 _recover(core)
+            verify_after_boot(core)
         except BaseException:
             core.owner.close()
             db.close()
@@ -102,6 +109,7 @@ class Store:
         parent: ChainID | None = None,
         *,
         expected: DiffID | None = None,
+        limits: Limits = LIMITS,
         progress: Progress = silent,
         what: str = "",
     ) -> Layer:
@@ -109,7 +117,7 @@ class Store:
 
         ``tar`` is read to its end and not closed; it is not read at all when ``expected`` says that the
         layer is there already. ``progress`` is told under the name ``what`` how many bytes of ``tar`` have
-        been read. An error leaves nothing behind.
+        been read. An error leaves nothing behind. ``limits`` keep a small tar from filling the disk.
 
         Errors: :class:`BadData` for what is wrong with the tar, :class:`DigestMismatch` among it when its
         diffID is not ``expected``; :class:`LayerNotFound` for a parent that is not there;
@@ -118,7 +126,8 @@ class Store:
         from layerfs.store.register import Counted, register
 
         self._core.writable()
-        return register(self._core, io.BufferedReader(Counted(tar, progress, what)), parent, expected)
+        counted = io.BufferedReader(Counted(tar, progress, what))
+        return register(self._core, counted, parent, expected, limits=limits)
 
     def get(self, chain_id: ChainID) -> Layer:
         """A handle of a layer, which keeps it from any prune. :class:`LayerNotFound` when it is not there."""
@@ -259,18 +268,49 @@ class Store:
         self._core.writable()
         flush(self._core)
 
-    def check(self) -> list[Problem]:
-        """Where database, driver and records differ. Changes nothing."""
+    def check(self, *, deep: bool = False, progress: Progress = silent) -> list[Problem]:
+        """Where database, driver and bytes differ. Changes nothing; others may use the store meanwhile.
+
+        ``deep``: read every layer, and compare it file by file with its digest and its tar. ``progress`` is
+        told of each.
+        """
         from layerfs.store.check import check
 
-        return check(self._core)
+        return check(self._core, deep=deep, progress=progress)
 
-    def repair(self) -> list[Repaired]:
-        """Remove what belongs to nothing, finish what is unfinished."""
-        from layerfs.store.check import repair
+    def unreferenced(self) -> list[ChainID]:
+        """The layers that nothing keeps: what :meth:`prune` would remove."""
+        from layerfs.store.check import unreferenced
+
+        return unreferenced(self._core)
+
+    def repair(
+        self,
+        source: LayerSource | None = None,
+        *,
+        deep: bool = False,
+        drop: bool = False,
+        progress: Progress = silent,
+    ) -> list[Repaired]:
+        """Mend what :meth:`check` finds: finish what is unfinished, remove what belongs to nothing, set right
+        what the database says wrong, and make damaged or missing layers anew.
+
+        A layer is made anew with the chainID it has, and so are, where they hold copies of it, the layers
+        and containers upon it; names, images and what containers changed stay. Its bytes come from itself as
+        far as they can be read, from the same layer upon another parent, or from ``source``, which answers
+        with the tar of a layer or None. With ``source`` the check is ``deep``. That needs a store that was
+        opened ``exclusive``, with nothing of it mounted, and makes handles from before void; in one that is
+        shared such layers are left as they are.
+
+        ``drop``: give up what cannot be healed, with all images, layers and containers that stand upon it.
+
+        Errors: :class:`StoreDamaged` when the database knows nothing of all that the driver holds;
+        :class:`StoreLocked` for ``source`` or ``drop`` in a store that is shared.
+        """
+        from layerfs.store.repair import repair
 
         self._core.writable()
-        return repair(self._core)
+        return repair(self._core, source, deep=deep, drop=drop, progress=progress)
 
     # another driver
 
@@ -349,12 +389,26 @@ def _belongs(core: Core, entry_point: str) -> None:
         with core.db.transaction(sync=True):
             found = core.db.driver()
             if found is None:
-                core.db.insert("INSERT INTO store (driver, entry_point) VALUES (?, ?)", name, entry_point)
+                _refuse_foreign(core)
+                core.db.insert("INSERT INTO store VALUES (?, ?, ?)", name, entry_point, boot_id())
                 found = (name, entry_point)
     if found is None or found[0] != name:
         raise PriorDrivers(
             f"the store in {core.root} belongs to driver {found[0] if found else 'none'}, not to {name}",
             hint="use that driver, or another directory",
+        )
+
+
+def _refuse_foreign(core: Core) -> None:
+    """A new store with a driver that holds layers has lost its database: to the new one they would all be
+    orphans."""
+    with translated(f"list what driver {core.driver.name} holds"):
+        count = sum(1 for _ in core.driver.ids())
+    if count:
+        raise StoreDamaged(
+            f"driver {core.driver.name} holds {count} layers, but the database of the store in {core.root} is"
+            " gone, or empty",
+            hint="put layerfs.db back from a copy; to give the layers up, move the driver's directory away",
         )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.archives import digest, tarred
-from tests.cli.conftest import APP, BASE, OTHER, Cli
+from tests.cli.conftest import APP, BASE, OTHER, Cli, environment
 
 
 def test_load_prints_names_or_ids_and_images_lists_them(empty: Cli, layout: Path) -> None:
@@ -417,6 +417,66 @@ def test_check_and_repair_take_away_what_belongs_to_nothing(cli: Cli) -> None:
     assert cli("doctor", status=1).out.startswith("problem: store: stray-record")
     assert cli("repair").lines == ["mended stray-record: stray"]
     assert cli("check").out == ""
+
+
+def damage(cli: Cli) -> None:
+    """Change a file of the layer that two images share."""
+    for layer in cli("layers", "--json").json:
+        home = cli.base / "root" / cli.driver / layer["cache_id"]
+        file = (home / "diff" if cli.driver == "overlay" else home) / "etc/passwd"
+        if layer["depth"] == 1 and file.exists():
+            file.write_bytes(b"damaged")
+
+
+def test_a_damaged_layer_is_healed_from_an_archive(cli: Cli, layout: Path) -> None:
+    cli("create", "quay.io/team/app:v2", "--name", "c1")
+    [root] = cli("mount", "c1").lines
+    Path(root, "mine").write_text("mine")
+    damage(cli)
+    cli("check")
+    found = cli("check", "--deep", "--json", status=7).json
+    assert {problem["kind"] for problem in found} == {"damaged-layer"}
+    assert any("'etc/passwd'" in problem["detail"] for problem in found)
+    assert "container c1" in cli("repair", "--from", layout, status=7).err, "it is mounted"
+    cli("umount", "c1")
+    assert "nowhere to be had" in cli("repair", "--deep", status=7).err
+    assert "mended damaged-layer" in cli("repair", "--from", layout).out
+    assert cli("check", "--deep").out == ""
+    [root] = cli("mount", "c1").lines
+    assert Path(root, "mine").read_text() == "mine"
+    assert Path(root, "etc/passwd").read_bytes() == b"root\n"
+
+
+def test_what_cannot_be_healed_is_given_up_when_told(cli: Cli) -> None:
+    cli("create", "base:1", "--name", "c1")
+    damage(cli)
+    done = cli("repair", "--deep", "--drop")
+    assert "given up" in done.err and "container c1" in done.err
+    assert cli("containers", "--json").json == []
+    assert cli("check", "--deep").out == ""
+
+
+def test_a_layer_past_its_limit_is_refused(empty: Cli, layout: Path) -> None:
+    assert (
+        "more than 2048 bytes in one layer" in empty("load", layout, "--max-layer-size", "2K", status=6).err
+    )
+    assert empty("layers", "--json").json == []
+    empty("load", layout, "--max-layer-size", "1M", "--max-layer-entries", "100")
+
+
+def test_a_signal_while_modules_load_shows_no_traceback() -> None:
+    script = """
+import sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "layerfs.cli.main":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from layerfs.cli import run
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
 
 
 def test_a_near_name_is_suggested(cli: Cli) -> None:

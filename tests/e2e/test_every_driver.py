@@ -20,6 +20,12 @@ def store(driver: str, tmp_path: Path) -> Iterator[Store]:
             yield store
 
 
-@pytest.mark.parametrize("driver", ["overlay", "vfs", "btrfs"])
+@pytest.mark.parametrize("driver", ["overlay", "vfs", "btrfs", "zfs"])
 def test_a_real_image_through_the_main_job(store: Store, debian_image: Path, tmp_path: Path) -> None:
+    main_job(store, debian_image, tmp_path)
+
+
+@pytest.mark.host("thin")
+@pytest.mark.parametrize("driver", ["devicemapper"])
+def test_a_real_image_upon_a_thin_pool(store: Store, debian_image: Path, tmp_path: Path) -> None:
     main_job(store, debian_image, tmp_path)

@@ -49,6 +49,14 @@ HOSTS = {
             environment={"DM_DISABLE_UDEV": "1"},
             tools=("dmsetup",),
         ),
+        # dm-log-writes: a disk that tells what was written to it, and when it was flushed.
+        Host(
+            "power-cut",
+            (*_LOOP, *_OVERLAY, "drivers/md/dm-mod", "drivers/md/dm-log-writes"),
+            memory=2048,
+            environment={"DM_DISABLE_UDEV": "1"},
+            tools=("dmsetup", "losetup"),
+        ),
         Host("no-overlay", _LOOP + _FUSE),
     )
 }

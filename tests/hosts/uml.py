@@ -33,6 +33,7 @@ set -e
 trap {halt} EXIT
 mount -t proc proc /proc
 mount -t sysfs sys /sys
+mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t tmpfs -o mode=755,size=90% run /run
 mkdir /dev/pts /dev/shm /run/scratch /run/home
 mount -t devpts devpts /dev/pts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -11,8 +12,10 @@ from pathlib import Path
 from layerfs.driver import Driver, DriverInfo
 from layerfs.linux.removetree import remove_tree
 from layerfs.testing.memory import MemoryDriver
-from layerfs_drivers import btrfs, overlay, vfs
+from layerfs_drivers import btrfs, overlay, vfs, zfs
+from tests import zfskit
 from tests.filesystems import file_system
+from tests.properties.profile import LONG
 from tests.require import need
 
 Fresh = Callable[[], AbstractContextManager[Driver]]
@@ -37,10 +40,20 @@ def _btrfs() -> Iterator[Fresh]:
         yield lambda: _upon_directory(btrfs.DRIVER, root)
 
 
+@contextlib.contextmanager
+def _zfs() -> Iterator[Fresh]:
+    """The tool takes a second for each example. All are run in a long run, else one in seven; the rest are
+    left to the model."""
+    turns = itertools.count()
+    with _scratch() as scratch, zfskit.pool(scratch), zfskit.as_zfs_fuse_keeps():
+        yield lambda: _upon_dataset() if LONG or next(turns) % 7 == 0 else model()
+
+
 GROUNDS: dict[str, Callable[[], AbstractContextManager[Fresh]]] = {
     "vfs": _vfs,
     "overlay": _overlay,
     "btrfs": _btrfs,
+    "zfs": _zfs,
 }
 """What skips where the machine lacks it, and makes what all examples can share."""
 
@@ -49,6 +62,13 @@ GROUNDS: dict[str, Callable[[], AbstractContextManager[Fresh]]] = {
 def model() -> Iterator[Driver]:
     with _scratch() as scratch:
         yield MemoryDriver(scratch)
+
+
+@contextlib.contextmanager
+def _upon_dataset() -> Iterator[Driver]:
+    """The layers go with the dataset: the tool takes its time for each."""
+    with _scratch() as scratch, zfskit.dataset() as name:
+        yield zfs.DRIVER.open(scratch / "home", scratch / "run", {"dataset": name})
 
 
 @contextlib.contextmanager

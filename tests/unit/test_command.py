@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+
 import pytest
 
 from layerfs.errors import CommandFailed, NotSupported
@@ -41,3 +45,25 @@ def test_a_tool_that_hangs_is_killed() -> None:
     with pytest.raises(CommandFailed, match="did not end within") as caught:
         run(["sleep", "1000"], doing="wait", longest=0.1)
     assert caught.value.status == -9
+
+
+def test_a_process_that_was_forked_meanwhile_holds_nothing_up() -> None:
+    """It has every descriptor that was open, and may wait for what its parent has locked."""
+    reader, writer = os.pipe()
+    runs = threading.Thread(target=lambda: [run(["sleep", "0.01"], doing="wait") for _ in range(50)])
+    runs.start()
+    children = []
+    while runs.is_alive() and len(children) < 50:
+        children.append(os.fork())
+        if not children[-1]:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+        time.sleep(0.005)
+    try:
+        runs.join(60)
+        assert not runs.is_alive()
+    finally:
+        os.close(writer)
+        for child in children:
+            os.waitpid(child, 0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,7 +16,8 @@ from layerfs import registry
 from layerfs.archive.changes import Change, ChangeKind
 from layerfs.opening import migrate_store, open_store
 from layerfs.store.store import Store
-from tests.migrationkit import fill, place_for, seen
+from layerfs.testing.entries import file, tar_bytes
+from tests.migrationkit import digest, fill, place_for, seen
 
 INSTALLED = sorted(point.name for point in entry_points(group=registry.GROUP))
 PAIRS = [(name, "vfs") for name in INSTALLED if name != "vfs"] + [("btrfs", "overlay")]
@@ -71,7 +74,8 @@ def test_what_was_moved_can_be_worked_with(pair: Pair, base: Path) -> None:
             with web.mounted() as root:
                 (root / f"written-{number}").write_text("with the new driver")
                 (root / "etc/late").write_text(f"{number}")
-            assert sorted(map(str, set(web.changes()) - set(before))) == [f"A /written-{number}"]
+            below = {change for change in web.changes() if change.path}  # zfs-fuse keeps times to the second
+            assert sorted(map(str, below - set(before))) == [f"A /written-{number}"]
             with web.commit() as layer, layer.mounted() as root:
                 assert (root / "etc/late").read_text() == f"{number}"
             store.create_rw(f"new-{number}", store.image("docker.io/library/app:1").layers[-1])
@@ -96,3 +100,18 @@ def test_a_socket_is_named_for_no_tar_can_hold_it(pair: Pair, base: Path) -> Non
     with opened(base) as store:
         gone = set(before) - set(store.get_rw("web").changes())
         assert gone == {Change(b"run/app.sock", ChangeKind.ADDED)}
+
+
+def test_to_a_place_elsewhere_that_an_option_names_and_back(tmp_path: Path, zfs_dataset: str) -> None:
+    """The driver that is left is opened without its options, to be emptied."""
+    root, runroot = tmp_path / "root", tmp_path / "run"
+    with open_store(root, runroot=runroot, driver="vfs") as store:
+        store.register(io.BytesIO(tar_bytes([file(b"f", b"content")]))).release()
+        (layer,) = store.layers()
+    migrate_store(root, "zfs", runroot=runroot, options={"zfs.dataset": zfs_dataset})
+    datasets = ["zfs", "list", "-H", "-r", "-o", "name", zfs_dataset]
+    assert len(subprocess.run(datasets, check=True, capture_output=True).stdout.splitlines()) == 2
+    with open_store(root, runroot=runroot) as store, store.get(layer.chain_id) as held, held.tar() as tar:
+        assert "sha256:" + digest(tar.read()) == layer.diff_id
+    assert migrate_store(root, "vfs", runroot=runroot).warnings == ()
+    assert len(subprocess.run(datasets, check=True, capture_output=True).stdout.splitlines()) == 1

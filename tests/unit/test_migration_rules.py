@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -40,7 +41,7 @@ from tests.storekit import ABOVE, BASE, make_tar, stream
 
 
 class Lacking(DirInfo):
-    def probe(self, home: Path, runroot: Path) -> None:
+    def open(self, *args: object, **named: object) -> NoReturn:
         raise NotSupported("the kernel lacks it", hint="get another kernel")
 
 

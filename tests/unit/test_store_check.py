@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from layerfs.errors import NotSupported, PriorDrivers, StoreDamaged
-from layerfs.ids import GraphID
+from layerfs.ids import GraphID, digest_of
 from layerfs.naivediff import NaiveDiff
+from layerfs.store.images import ImageRecord
 from layerfs.store.store import Store
 from tests.dirdriver import DirProto
-from tests.storekit import ABOVE, BASE, DRIVERS, open_store, stream
+from tests.storekit import ABOVE, BASE, DRIVERS, held, open_store, stream
 
 
 @pytest.fixture(params=DRIVERS)
@@ -62,7 +65,27 @@ def test_what_is_missing_is_named(store: Store) -> None:
             ("missing-record", base.chain_id),
         ]
     )
-    assert store.repair() == []
+    assert {one.problem.kind for one in store.repair() if one.error} == {"missing-layer", "missing-record"}
+    assert len(kinds(store)) == 3
+
+
+def test_a_store_without_its_database_loses_nothing(tmp_path: Path) -> None:
+    """To a database that knows nothing every layer would be an orphan."""
+    with open_store(tmp_path) as store:
+        store.register(stream(BASE))
+        before = held(store)
+        for table in ("refs", "layers"):
+            store._core.db._connection.execute(f"DELETE FROM {table}")
+        [problem] = store.check()
+        assert problem.kind == "database"
+        with pytest.raises(StoreDamaged, match="1 layers"):
+            store.repair()
+        assert held(store) == before
+    for path in (tmp_path / "root").glob("layerfs.db*"):
+        path.unlink()
+    with pytest.raises(StoreDamaged, match="database"):
+        open_store(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "root/split").iterdir()) == before[:1]
 
 
 def test_a_damaged_database_is_told(tmp_path: Path) -> None:
@@ -93,3 +116,42 @@ def test_a_store_belongs_to_one_driver(tmp_path: Path) -> None:
     other = NaiveDiff(DirProto(tmp_path, name="other"))
     with pytest.raises(PriorDrivers, match="dir"):
         Store.open(tmp_path / "root", other)
+
+
+def test_an_image_that_is_not_what_its_id_says_is_named(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        layers = [store.register(stream(BASE)), store.register(stream(ABOVE))]
+        rootfs = {"type": "layers", "diff_ids": [layers[0].diff_id]}
+        config = json.dumps({"rootfs": rootfs}).encode()
+        image = ImageRecord(id=digest_of(config), config=config, layers=(layers[0].chain_id,))
+        store.add_image(image, ["app:1"])
+        assert store.check() == []
+        execute = store._core.db._connection.execute
+        execute("UPDATE image_layers SET layer = ?", (layers[1].info.cache_id,))
+        assert kinds(store) == [("damaged-image", image.id)]
+        execute("UPDATE images SET config = ?", (config + b" ",))
+        assert kinds(store) == [("damaged-image", image.id)]
+        store.remove_image("app:1")
+        store.add_image(image, ["app:1"])
+        assert store.check() == []
+
+
+@pytest.mark.parametrize("name", ["vfs", "overlay"])
+def test_what_others_do_meanwhile_is_no_problem(tmp_path: Path, name: str) -> None:
+    with open_store(tmp_path, name) as store, ThreadPoolExecutor(1) as pool:
+        kept = store.register(stream(BASE))
+
+        def work() -> None:
+            for number in range(25):
+                with store.register(stream({"file": b"%d" % number}), kept.chain_id) as layer:
+                    web = store.create_rw(f"web{number}", layer.chain_id)
+                    with web.mounted() as root:
+                        (root / "new").write_text("new")
+                    web.commit().release()
+                    web.remove()
+                assert store.prune().errors == ()
+
+        busy = pool.submit(work)
+        while not busy.done():
+            assert store.check(deep=True) == []
+        busy.result()

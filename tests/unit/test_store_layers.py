@@ -229,6 +229,7 @@ def test_flushed_layers_are_durable(plain: Store) -> None:
 
 
 def test_only_its_owner_looks_into_a_store(tmp_path: Path) -> None:
-    driver = NaiveDiff(DirProto(tmp_path))
-    with Store.open(tmp_path / "deep" / "down" / "store", driver) as store:
+    home = tmp_path / "home"
+    home.mkdir()
+    with Store.open(tmp_path / "deep" / "down" / "store", NaiveDiff(DirProto(home))) as store:
         assert store.root.stat().st_mode & 0o777 == 0o700

@@ -30,6 +30,7 @@ from layerfs.driver import (
     CreateOptions,
     Displaced,
     FileOpener,
+    Leak,
     Mount,
     Usage,
 )
@@ -271,6 +272,10 @@ class BtrfsDriver:
 
     def cleanup(self) -> None:
         """Nothing is held between calls."""
+
+    def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
+        with translated("look for mounts that nobody uses"):
+            return self._counts.leaks(self.runroot / "mounts", remove=remove)
 
     @property
     def _quota(self) -> Quota:

@@ -11,7 +11,9 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from layerfs.linux import forks
 from layerfs.values import frozen
+from layerfs_drivers.devicemapper import _ioctl
 
 BLKDISCARD = 0x1277
 _MAPPER = Path("/dev/mapper")
@@ -20,29 +22,29 @@ _SYS = Path("/sys")
 
 @frozen
 class Mapped:
-    """A device-mapper device that exists now."""
+    """A device-mapper device that exists now, or did a moment ago."""
 
     name: str
-    kernel_name: str
-    """``dm-3``."""
-
-    @property
-    def number(self) -> tuple[int, int]:
-        major, _, minor = (self._directory / "dev").read_text().partition(":")
-        return int(major), int(minor)
+    number: tuple[int, int]
 
     @property
     def suspended(self) -> bool:
-        return (self._directory / "dm/suspended").read_text().strip() == "1"
+        try:
+            return (self._directory / "dm/suspended").read_text().strip() == "1"
+        except OSError:  # it went meanwhile
+            return False
 
     @property
     def below(self) -> list[Path]:
-        """The nodes of the devices it lies upon."""
-        return [Path("/dev") / name for name in sorted(os.listdir(self._directory / "slaves"))]
+        """The nodes of the devices it lies upon; none while it is half made."""
+        try:
+            return [Path("/dev") / name for name in sorted(os.listdir(self._directory / "slaves"))]
+        except FileNotFoundError:
+            return []
 
     @property
     def _directory(self) -> Path:
-        return _SYS / "block" / self.kernel_name
+        return _directory_of(self.number)
 
 
 def node(name: str) -> Path:
@@ -52,26 +54,23 @@ def node(name: str) -> Path:
 def all_mapped() -> Iterator[Mapped]:
     for kernel_name in os.listdir(_SYS / "block"):
         if kernel_name.startswith("dm-"):
+            directory = _SYS / "block" / kernel_name
             try:
-                name = (_SYS / "block" / kernel_name / "dm/name").read_text().rstrip("\n")
+                major, _, minor = (directory / "dev").read_text().partition(":")
+                yield Mapped(_name(directory), (int(major), int(minor)))
             except OSError:  # it went meanwhile
                 continue
-            yield Mapped(name, kernel_name)
 
 
 def find_mapped(name: str) -> Mapped | None:
     """The device of that name; None when there is none now."""
-    try:
-        found = _mapped_of(os.stat(node(name)).st_rdev)
-    except OSError:
-        found = None
-    if found is not None and found.name == name:
-        return found
-    return next((mapped for mapped in all_mapped() if mapped.name == name), None)
+    number = _ioctl.find(name)
+    return None if number is None else Mapped(name, (os.major(number), os.minor(number)))
 
 
 def open_mapped(name: str, flags: int = os.O_RDONLY) -> int | None:
-    """A descriptor of the device of that name, which keeps it from going away; None when there is none.
+    """A descriptor of the device of that name, which keeps it from going away; None when there is none. It
+    is closed with :func:`layerfs.linux.forks.close`.
 
     Where no udev takes nodes away, that of a device that is gone may stand there still, and its number may
     be another device's by now: the name is looked at again when the device is held.
@@ -81,15 +80,16 @@ def open_mapped(name: str, flags: int = os.O_RDONLY) -> int | None:
         return None
     try:
         make_node(name, os.makedev(*mapped.number))
-        fd = os.open(node(name), flags | os.O_CLOEXEC)
+        fd = forks.own(lambda: os.open(node(name), flags | os.O_CLOEXEC))
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
             return None
         raise
-    found = _mapped_of(os.fstat(fd).st_rdev)
-    if found is not None and found.name == name:
-        return fd
-    os.close(fd)
+    number = os.fstat(fd).st_rdev
+    with contextlib.suppress(OSError):
+        if _name(_directory_of((os.major(number), os.minor(number)))) == name:
+            return fd
+    forks.close(fd)
     return None
 
 
@@ -99,8 +99,7 @@ def has_udev() -> bool:
 
 
 def make_node(name: str, number: int) -> None:
-    """Make the node of a device where no udev does it. dmsetup makes one, but takes it away again as soon as
-    it is told to remove the device after use."""
+    """Make the node of a device where no udev does it, and nobody else did."""
     place = node(name)
     with contextlib.suppress(FileNotFoundError):
         if os.stat(place).st_rdev == number:
@@ -112,7 +111,7 @@ def make_node(name: str, number: int) -> None:
 
 def kernel_name(number: int) -> str:
     """``dm-3`` for a device's number."""
-    return os.path.basename(os.readlink(_sys_of(number)))
+    return os.path.basename(os.readlink(_directory_of((os.major(number), os.minor(number)))))
 
 
 def forget_node(name: str) -> None:
@@ -126,14 +125,9 @@ def discard(fd: int, size: int) -> None:
     fcntl.ioctl(fd, BLKDISCARD, struct.pack("=QQ", 0, size))
 
 
-def _mapped_of(number: int) -> Mapped | None:
-    directory = _sys_of(number)
-    try:
-        name = Path(directory, "dm/name").read_text().rstrip("\n")
-        return Mapped(name, kernel_name(number))
-    except OSError:
-        return None
+def _directory_of(number: tuple[int, int]) -> Path:
+    return _SYS / "dev/block" / f"{number[0]}:{number[1]}"
 
 
-def _sys_of(number: int) -> str:
-    return f"{_SYS}/dev/block/{os.major(number)}:{os.minor(number)}"
+def _name(directory: Path) -> str:
+    return (directory / "dm/name").read_text().rstrip("\n")

@@ -13,9 +13,10 @@ import os
 import struct
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from layerfs.linux import forks
 from layerfs.linux.command import run
 from layerfs.linux.mount import detached
 from layerfs.values import frozen
@@ -88,31 +89,38 @@ def read_uuid(fs: FileSystem, node: Path) -> str:
 
 
 @contextlib.contextmanager
-def mounted(fs: FileSystem, node: Path, *options: str) -> Iterator[Path]:
+def mounted(fs: FileSystem, node: Path) -> Iterator[Path]:
     """Its root during the block, at a place that only this process sees."""
-    fd = mount(fs, node, *options)
+    fd = mount(fs, node, [()])
     try:
         yield Path(f"/proc/self/fd/{fd}")
     finally:
-        os.close(fd)
+        forks.close(fd)
 
 
-def mount(fs: FileSystem, node: Path, *options: str) -> int:
-    """A mount that is attached nowhere: a descriptor of its root."""
-    return patiently(lambda: detached(fs.name, str(node), (*fs.options, *options)))
+def mount(fs: FileSystem, node: Path, ways: Sequence[tuple[str, ...]]) -> int:
+    """A mount that is attached nowhere: a descriptor of its root (:func:`layerfs.linux.forks.own`).
+    ``ways``: see :func:`patiently`."""
+
+    def attempt(options: tuple[str, ...]) -> int:
+        return forks.own(lambda: detached(fs.name, str(node), (*fs.options, *options)))
+
+    return patiently(attempt, ways)
 
 
-def patiently(attempt: Callable[[], T]) -> T:
-    """Mount, waiting for the end of another mount of the same device that is about to go: a device that is
-    mounted writable cannot be had with a read-only file system, nor the other way round."""
+def patiently(attempt: Callable[[tuple[str, ...]], T], ways: Sequence[tuple[str, ...]]) -> T:
+    """Mount with the first of these options that work, waiting for the end of another mount of the same
+    device that is about to go: one that is mounted writable cannot be had with a read-only file system, nor
+    the other way round."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
-        try:
-            return attempt()
-        except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                raise
-        time.sleep(0.05)
+        for options in ways:
+            try:
+                return attempt(options)
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
+        time.sleep(0.02)
 
 
 def never_wait_for_space(fs: FileSystem, root: Path) -> None:

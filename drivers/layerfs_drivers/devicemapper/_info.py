@@ -7,20 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from layerfs.driver import Driver, DriverInfo, Option, parse_options
-from layerfs.errors import CommandFailed, LayerfsError, NotSupported, translated
-from layerfs.linux.userns import has_capability, in_user_namespace
+from layerfs.errors import NotSupported, translated
 from layerfs.values import frozen
-
-_CONTROL = Path("/dev/mapper/control")
 
 
 @frozen
 class DeviceMapperInfo:
     name: str = "devicemapper"
-    priority: int = -10
-    """Never chosen by itself, behind the driver that works anywhere: it has not been through the whole of the
-    conformance suite."""
-    summary: str = "experimental: snapshots in a thin pool of the device mapper"
+    priority: int = 50
+    summary: str = "snapshots in a thin pool of the device mapper: a block is copied when it is first written"
 
     @property
     def options(self) -> Sequence[Option]:
@@ -29,48 +24,33 @@ class DeviceMapperInfo:
         return OPTIONS
 
     def probe(self, home: Path, runroot: Path) -> None:
-        """What any pool needs; what one of our own needs besides is told when it is set up."""
-        from layerfs.linux.command import find, run
-        from layerfs_drivers.devicemapper import _dmsetup
+        """Never for a new home by itself: the pool is to be named, or loop files are to be asked for."""
+        from layerfs_drivers.devicemapper._journal import Journal
+        from layerfs_drivers.devicemapper._probe import refuse_without_what_it_needs
 
-        if not has_capability("CAP_SYS_ADMIN") or in_user_namespace():
+        refuse_without_what_it_needs()
+        if not Journal(home, True).path.exists():
             raise NotSupported(
-                "devicemapper needs root of the host", hint="run as root, outside of user namespaces"
+                "no thin pool is named",
+                hint="name an empty one: --driver devicemapper --option devicemapper.pool=NAME; without the "
+                "option loop files are made, for trial use",
             )
-        if find("dmsetup") is None:
-            raise NotSupported("no program 'dmsetup' is installed", hint=_dmsetup.HINT)
-        if not _CONTROL.exists():
-            raise NotSupported(
-                "the kernel has no device mapper: there is no /dev/mapper/control", hint="modprobe dm-mod"
-            )
-        try:
-            known = "thin-pool" in _dmsetup.Dmsetup().targets()
-        except CommandFailed as error:
-            raise NotSupported("the kernel has no device mapper", hint="modprobe dm-mod") from error
-        if not known:
-            try:
-                run(
-                    ["modprobe", "--dry-run", "--quiet", "dm-thin-pool"],
-                    doing="look for the module dm-thin-pool",
-                )
-            except LayerfsError as error:
-                raise NotSupported("the kernel has no thin pools", hint="modprobe dm-thin-pool") from error
-        if find("mkfs.ext4") is None and find("mkfs.xfs") is None:
-            raise NotSupported("neither mkfs.ext4 nor mkfs.xfs is installed", hint="install e2fsprogs")
 
     def open(
         self, home: Path, runroot: Path, options: Mapping[str, str], /, *, read_only: bool = False
     ) -> Driver:
         from layerfs.naivediff import NaiveDiff
+        from layerfs_drivers.devicemapper._journal import Journal
         from layerfs_drivers.devicemapper._options import Options
         from layerfs_drivers.devicemapper._pool import Pool
+        from layerfs_drivers.devicemapper._probe import refuse_without_what_it_needs
         from layerfs_drivers.devicemapper.driver import DeviceMapperDriver
 
         parsed: Options = parse_options(Options, options, self.name)
         home, runroot = Path(os.path.abspath(home)), Path(os.path.abspath(runroot))
         with translated(f"open the devicemapper driver in {home}"):
-            if not read_only and not home.exists():
-                self.probe(home, runroot)
+            if not read_only and not Journal(home, True).path.exists():
+                refuse_without_what_it_needs()
             driver = DeviceMapperDriver(Pool.open(home, runroot, parsed, read_only=read_only))
         return NaiveDiff(driver, driver.view)
 

@@ -9,14 +9,16 @@ dead process's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from layerfs.errors import LayerfsError, NoSpace, NotSupported, ReadOnly, StoreDamaged, SystemFailure
+from layerfs.linux.forks import held_off
 from layerfs.values import frozen
+from layerfs_drivers.devicemapper._ioctl import MOST_DEVICES
 
 FILE_NAME = "journal.db"
 VERSION = 1
@@ -40,8 +42,7 @@ CREATE TABLE pool (
 --   ready:    it is there
 --   growing:  being given its size, which the row has already; to be finished
 --   removing: being deleted; to be finished
--- While a device is made or deleted the pool has either transaction_id or the next one: then what was
--- to be done in the pool is done.
+-- While a device is made or removed the pool has either transaction_id or the next one.
 CREATE TABLE devices (
     id              INTEGER PRIMARY KEY,  -- of the thin device, 24 bits
     layer           TEXT UNIQUE,          -- NULL: the base, upon which what has no parent is made
@@ -55,14 +56,6 @@ CREATE UNIQUE INDEX devices_unfinished ON devices (state != 'ready') WHERE state
 """
 
 _BUSY_TIMEOUT_S = 60.0
-
-_sqlite_is_used = threading.Lock()
-# A process forked while another thread is inside of SQLite would wait for that thread's locks for ever.
-os.register_at_fork(
-    before=_sqlite_is_used.acquire,
-    after_in_parent=_sqlite_is_used.release,
-    after_in_child=_sqlite_is_used.release,
-)
 
 
 @frozen(kw_only=True)
@@ -140,6 +133,13 @@ class Journal:
             next_id=next_id,
         )
 
+    def existing_pool(self) -> PoolRow:
+        """The row of a home that is set up."""
+        row = self.pool()
+        if row is None:
+            raise StoreDamaged(f"{self.home}: the journal of the thin pool is gone")
+        return row
+
     def device(self, layer: str) -> Device | None:
         """The device of a layer, in whatever state."""
         return self._device("layer = ?", layer)
@@ -166,17 +166,29 @@ class Journal:
             values = [getattr(pool, name) for name in _POOL.split(", ")]
             connection.execute(f"INSERT INTO pool ({_POOL}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
-    def creating(self, device: Device, *, next_id: int) -> None:
+    def creating(self, layer: str | None, parent: str | None, size: int, *, read_only: bool) -> Device:
+        """A new row, under an id that no other has."""
         with self._transaction() as connection:
-            connection.execute("UPDATE pool SET next_id = ?", (next_id,))
+            device = Device(
+                id=_take_id(connection),
+                layer=layer,
+                parent=parent,
+                size=size,
+                read_only=read_only,
+                filled=False,
+                state="creating",
+            )
             values = [getattr(device, name) for name in _DEVICE.split(", ")]
             connection.execute(f"INSERT INTO devices ({_DEVICE}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        return device
 
-    def renumber(self, old: int, new: int, *, next_id: int) -> None:
-        """The id turned out to be taken in the pool."""
+    def renumber(self, id: int) -> Device:
+        """The id turned out to be taken in the pool: take another."""
         with self._transaction() as connection:
-            connection.execute("UPDATE devices SET id = ? WHERE id = ?", (new, old))
-            connection.execute("UPDATE pool SET next_id = ?", (next_id,))
+            connection.execute("UPDATE devices SET id = ? WHERE id = ?", (_take_id(connection), id))
+        found = self.unfinished()
+        assert found is not None
+        return found
 
     def created(self, id: int, transaction_id: int, *, fs_uuid: str | None = None) -> None:
         with self._transaction() as connection:
@@ -235,7 +247,8 @@ class Journal:
     @contextlib.contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         # A rollback journal, not a write-ahead log: a home that nobody can write can still be read.
-        with _sqlite_is_used, _translated(self.path):
+        # Forked inside of SQLite, a child would wait for locks of threads that it does not have.
+        with held_off(), _translated(self.path):
             connection = sqlite3.connect(
                 f"file:{_quoted(self.path)}?mode={'ro' if self.read_only else 'rwc'}",
                 uri=True,
@@ -245,6 +258,18 @@ class Journal:
             with contextlib.closing(connection):
                 connection.execute("PRAGMA synchronous = FULL")
                 yield connection
+
+
+def _take_id(connection: sqlite3.Connection) -> int:
+    (id,) = connection.execute("SELECT next_id FROM pool").fetchone()
+    for _ in range(MOST_DEVICES):
+        taken = connection.execute("SELECT 1 FROM devices WHERE id = ?", (id,)).fetchone()
+        following = (id + 1) % MOST_DEVICES
+        if taken is None:
+            connection.execute("UPDATE pool SET next_id = ?", (following,))
+            return int(id)
+        id = following
+    raise NoSpace("the pool has no device id left", errno=errno.ENOSPC)
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:

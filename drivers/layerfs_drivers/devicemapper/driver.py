@@ -26,8 +26,9 @@ from layerfs.driver import (
     Mount,
     Usage,
 )
-from layerfs.errors import MountBusy, MountFailed, NotSupported, ReadOnly, translated
+from layerfs.errors import MountBusy, MountFailed, NoSpace, NotSupported, ReadOnly, translated
 from layerfs.ids import GraphID, parse_graph_id
+from layerfs.linux import forks
 from layerfs.linux.clock import wait_for_tick
 from layerfs.linux.mount import perform, release
 from layerfs.mountcount import MountCount
@@ -35,10 +36,9 @@ from layerfs.naivediff import NaiveDiff
 from layerfs.values import frozen
 from layerfs_drivers.devicemapper import _filesystem
 from layerfs_drivers.devicemapper._block import find_mapped, node
-from layerfs_drivers.devicemapper._dmsetup import Dmsetup
-from layerfs_drivers.devicemapper._filesystem import FILE_SYSTEMS, FileSystem
 from layerfs_drivers.devicemapper._journal import Device
-from layerfs_drivers.devicemapper._pool import METADATA_BLOCK, Pool
+from layerfs_drivers.devicemapper._pool import Pool
+from layerfs_drivers.devicemapper._space import METADATA_BLOCK
 
 _NO_INODE_LIMIT = "the number of inodes is that of the file system, made with the base"
 
@@ -101,7 +101,7 @@ class DeviceMapperDriver:
         with translated(f"activate layer {id}"):
             source = self.pool.describe(device)
         options = ("ro",) if read_only or device.filled else ()
-        return [Mount(self._fs.name, str(source), (*self._fs.options, *options))]
+        return [Mount(self.pool.fs.name, str(source), (*self.pool.fs.options, *options))]
 
     def get(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Path:
         target = self._target(id)
@@ -125,20 +125,27 @@ class DeviceMapperDriver:
         return self._counts.count(parse_graph_id(id))
 
     def _mount(self, device: Device, target: Path, read_only: bool) -> None:
-        fs = self._fs
+        fs = self.pool.fs
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             with self.pool.held(device) as source:
-                options = (*fs.options, *self._how(device, read_only))
-                _filesystem.patiently(lambda: perform(fs.name, str(source), options, target))
+
+                def attempt(options: tuple[str, ...]) -> None:
+                    with forks.held_off():
+                        perform(fs.name, str(source), (*fs.options, *options), target)
+
+                _filesystem.patiently(attempt, self._ways(device, read_only))
             self._never_wait(target)
         except OSError as error:
             with contextlib.suppress(OSError):
-                target.rmdir()
+                release(target)
             what = f"cannot mount layer {device.layer} at {target}: {error.strerror}"
             if error.errno == errno.EBUSY:
                 hint = "somebody has mounted its device in the other mode, read-only or writable"
                 raise MountBusy(what, hint=hint) from error
+            if error.errno == errno.ENOSPC:
+                hint = "the thin pool is full: remove layers that are not mounted"
+                raise NoSpace(what, errno=error.errno, hint=hint) from error
             raise MountFailed(what, errno=error.errno or 0) from error
 
     @contextlib.contextmanager
@@ -149,23 +156,24 @@ class DeviceMapperDriver:
         if not read_only:
             self._refuse_when_read_only(f"fill layer {id}")
         with self.pool.held(device) as source:
-            fd = _filesystem.mount(self._fs, source, *self._how(device, read_only))
+            fd = _filesystem.mount(self.pool.fs, source, self._ways(device, read_only))
         try:
             root = Path(f"/proc/self/fd/{fd}")
             self._never_wait(root)
             yield root
         finally:
-            os.close(fd)
+            forks.close(fd)
         if device.read_only and not read_only:
             self.pool.journal.fill(device.id)
 
-    def _how(self, device: Device, read_only: bool) -> tuple[str, ...]:
+    def _ways(self, device: Device, read_only: bool) -> Sequence[tuple[str, ...]]:
+        """The options to mount with, the best first; the others are for a device that is in use."""
         if device.filled or self.pool.read_only:
-            return ("ro",)
-        return ("ro=vfs",) if read_only else ()
+            return [("ro",), ("ro=vfs",)]
+        return [("ro=vfs",)] if read_only else [()]
 
     def _never_wait(self, root: Path) -> None:
-        _filesystem.never_wait_for_space(self._fs, root)
+        _filesystem.never_wait_for_space(self.pool.fs, root)
 
     # Facts
 
@@ -180,8 +188,9 @@ class DeviceMapperDriver:
         from layerfs.linux.mountinfo import mounts_below
         from layerfs.linux.syncfs import syncfs
 
-        row = self.pool.row
-        with self._writing(f"flush pool {row.name}"):
+        if self.pool.read_only:
+            return
+        with translated(f"flush pool {self.pool.names.name}"):
             for entry in mounts_below(self.pool.runroot / "mounts"):
                 syncfs(os.fsdecode(entry.mount_point))
             self.pool.flush()
@@ -190,7 +199,7 @@ class DeviceMapperDriver:
         """The device by its name and number in the pool; it is there while the layer is mounted, or after
         ``mounts`` was asked for."""
         device = self.pool.require(parse_graph_id(id))
-        row = self.pool.row
+        row = self.pool.names
         name = row.device_name(device.id)
         return {
             "device": str(node(name)),
@@ -203,8 +212,8 @@ class DeviceMapperDriver:
         }
 
     def status(self) -> Mapping[str, str]:
-        row = self.pool.row
-        status = Dmsetup().status(row.name)
+        row = self.pool.names
+        status = self.pool.status()
         base = self.pool.journal.base()
         facts = {
             "pool": row.name,
@@ -227,10 +236,6 @@ class DeviceMapperDriver:
 
     def cleanup(self) -> None:
         """Nothing is held between calls."""
-
-    @property
-    def _fs(self) -> FileSystem:
-        return FILE_SYSTEMS[self.pool.row.fs]
 
     @property
     def _counts(self) -> MountCount:

@@ -21,6 +21,7 @@ from layerfs.driver import (
     CreateOptions,
     Displaced,
     FileOpener,
+    Leak,
     Mount,
     Usage,
 )
@@ -293,6 +294,13 @@ class OverlayDriver:
 
     def cleanup(self) -> None:
         """Nothing is held between calls."""
+
+    def parent(self, id: GraphID, /) -> GraphID | None:
+        return next(iter(self.layout.ancestors(id)), None)
+
+    def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
+        with translated("look for mounts that nobody uses"):
+            return self._counts.leaks(self.layout.mount_point(GraphID("x")).parent, remove=remove)
 
     @property
     def _counts(self) -> MountCount:

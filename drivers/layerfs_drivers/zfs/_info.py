@@ -13,9 +13,8 @@ from layerfs.values import frozen
 @frozen
 class ZfsInfo:
     name: str = "zfs"
-    priority: int = -5
-    """Never chosen by itself: zfs-fuse hung under many threads, and OpenZFS has not been tried."""
-    summary: str = "experimental: ZFS datasets: snapshots and clones, blocks copied when first written"
+    priority: int = 70
+    summary: str = "ZFS datasets: snapshots and clones, blocks copied when first written"
     options: tuple[Option, ...] = (
         Option(
             "dataset",

@@ -157,8 +157,9 @@ class Shown:
     def _unmount(self, id: GraphID) -> None:
         place = self._place(id)
         if zfsfuse.is_in_use() and is_mount(place):
-            zfsfuse.settle(place)
-        release(place)
+            zfsfuse.release(place)
+        else:
+            release(place)
 
     def _busy(self, id: GraphID) -> MountBusy:
         holders = lockers(self._lock_file(id))

@@ -21,6 +21,7 @@ from layerfs.errors import (
     NotSupported,
     PermissionRefused,
 )
+from layerfs.linux import zfsfuse
 from layerfs.linux.command import LONGEST, run
 
 LONGEST_NAME = 255
@@ -111,7 +112,9 @@ def _rows(output: str) -> list[list[str]]:
 
 def _zfs(*words: str, doing: str, longest: float = LONGEST) -> str:
     try:
-        return run(("zfs", *words), doing=doing, hint=INSTALL, longest=longest)
+        with zfsfuse.turn() as lock:
+            keep = () if lock is None else (lock,)
+            return run(("zfs", *words), doing=doing, hint=INSTALL, longest=longest, keep=keep)
     except CommandFailed as error:
         raise _typed(error, words, doing) from error
 

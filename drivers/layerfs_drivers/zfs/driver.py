@@ -43,7 +43,7 @@ from layerfs.errors import (
 )
 from layerfs.ids import GraphID, parse_graph_id
 from layerfs.linux.mount import perform, release
-from layerfs.linux.mountinfo import is_mount
+from layerfs.linux.mountinfo import is_mount, mounts
 from layerfs.linux.privatemount import private_mount
 from layerfs.mountcount import MountCount
 from layerfs.naivediff import NaiveDiff
@@ -190,10 +190,20 @@ class ZfsDriver:
                 hint="remove it with zfs destroy, or keep it elsewhere with zfs rename",
             )
         for snapshot in held:
-            with contextlib.suppress(LayerNotFound):
+            try:
                 _zfs.destroy(snapshot)
+            except LayerNotFound:
+                pass
+            except LayerInUse as error:
+                raise LayerInUse(f"layer {id} has layers upon it", hint="remove those first") from error
+
+        def destroy() -> None:
+            if any(entry.source == os.fsencode(name) for entry in mounts()):
+                raise self._busy(id, name)  # the tool would unmount what somebody mounted elsewhere
+            _zfs.destroy(name)
+
         try:
-            until_free(lambda: _zfs.destroy(name))
+            until_free(destroy)
         except MountBusy as error:
             raise self._busy(id, name) from error
 
@@ -267,9 +277,9 @@ class ZfsDriver:
             raise
 
     def _busy(self, id: GraphID, name: str) -> MountBusy:
-        from layerfs.linux.mountinfo import holders_of_source
+        from layerfs.linux.mountinfo import holders_where
 
-        names = holders_of_source(os.fsencode(name))
+        names = holders_where(lambda entry: entry.source == os.fsencode(name))
         held = f", held by {'; '.join(names)}" if names else ""
         return MountBusy(
             f"dataset {name} of layer {id} is busy{held}", holders=names, hint="unmount it there first"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from layerfs.driver import Driver
+from layerfs.driver import CopyOnWrite, Driver
 from layerfs.errors import (
     ArchiveError,
     DepthExceeded,
@@ -273,6 +273,33 @@ class Life(Base):
             assert not (other / "new").exists()
             assert (other / "big").exists()
         assert_same(tree_of(driver, BASE), apply(EMPTY, SOMETHING))
+
+    def test_a_damaged_parent_is_made_anew_below_its_children(self, driver: Driver) -> None:
+        if driver.capabilities.copy_on_write is not CopyOnWrite.FILE:
+            pytest.skip("a layer of this driver is a copy, or a snapshot, of its parent")
+        make_layer(driver, BASE, SOMETHING)
+        make_layer(driver, OTHER, [whiteout(b"big"), file(b"own", b"own")], BASE)
+        driver.create_read_write(TOP, OTHER)
+        with mounted(driver, TOP) as root:
+            (root / "etc" / "motd").write_bytes(b"changed")
+        before = tree_of(driver, TOP)
+        driver.remove(BASE)
+        make_layer(driver, BASE, SOMETHING)
+        assert_same(tree_of(driver, BASE), apply(EMPTY, SOMETHING))
+        assert_same(tree_of(driver, TOP), before)
+
+    def test_a_count_without_a_mount_is_told_of_and_taken_away(self, driver: Driver) -> None:
+        find = getattr(driver, "leaks", None)
+        if find is None:
+            pytest.skip("this driver does not tell what it holds for nobody")
+        driver.create_read_write(TOP, None)
+        root = driver.get(TOP)
+        assert list(find()) == []
+        umount(root)
+        assert [leak.kind for leak in find()] == ["count"]
+        find(remove=True)
+        assert list(find()) == []
+        driver.remove(TOP)
 
     def test_a_read_only_driver_reads(self, driver: Driver, place: Place, frozen_home: None) -> None:
         reader = self.open(place, read_only=True)
