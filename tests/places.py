@@ -22,8 +22,8 @@ class Place:
 
 @contextlib.contextmanager
 def place_for(driver: str, scratch: Path, *, seconds: float = 400) -> Iterator[Place]:
-    """A place for a store of ``driver``, by preference ``scratch``, for ``seconds`` at most if it is zfs; skips
-    where the machine has none."""
+    """A place for a store of ``driver``, by preference ``scratch``; skips where the machine has none. On zfs
+    for ``seconds`` at most."""
     need.root()
     if driver == "overlay":
         need.overlay(scratch)
