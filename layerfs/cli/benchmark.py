@@ -7,7 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-import layerfs
 from layerfs.cli.command import Command, Parser, Session
 from layerfs.errors import NotSupported
 
@@ -17,7 +16,7 @@ def _no_arguments(parser: Parser) -> None:
 
 
 def _bench(session: Session, args: argparse.Namespace) -> int:
-    repository = Path(layerfs.__file__).resolve().parents[1]
+    repository = Path(__file__).resolve().parents[2]
     if not (repository / "benchmarks" / "__main__.py").exists():
         raise NotSupported(
             "the benchmarks are in the source of layerfs, not in what is installed",
