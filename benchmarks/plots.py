@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from benchmarks.figures import Table, time_text
-from benchmarks.workloads import label
+from benchmarks.workload import label
 
 REFERENCE = "layerfs overlay"
 _COLOURS = {

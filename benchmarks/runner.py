@@ -23,7 +23,7 @@ from attrs import define, field, frozen
 from benchmarks import host, peers, workloads
 from benchmarks.clock import Clock, Lap
 from benchmarks.subjects import Failed, Subject, layerfs_subjects
-from benchmarks.workloads import Evidence, Parameter, Workload, label
+from benchmarks.workload import Evidence, Parameter, Workload, label
 from layerfs.errors import LayerfsError, NotSupported
 from layerfs.registry import installed
 
@@ -127,7 +127,7 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Json:
     """Run the plan; the results as they are written to the JSON."""
     if "image" in plan.workloads:
         say("making the images, the first time only (some minutes)")
-        workloads.make_archives()
+        workloads.image.make_archives()
     begin = time.monotonic()
     deadline = begin + plan.minutes * 60
     began = time.strftime("%Y-%m-%d %H:%M:%S")
