@@ -75,8 +75,10 @@ class Case:
         clock = Clock(lambda: self.subject.daemons)
         try:
             evidence = self.workload.function(self.subject, self.parameter, clock, check)
-        except (Failed, LayerfsError, OSError) as error:
-            self.refused = (str(error) or type(error).__name__).splitlines()[0]
+        except Exception as error:  # of whatever kind: the others go on
+            said = str(error).splitlines()
+            known = isinstance(error, Failed | LayerfsError | OSError)
+            self.refused = " ".join((*(() if known else (type(error).__name__,)), *said[:1]))
             return
         finally:
             self.seconds = time.monotonic() - begin
@@ -128,45 +130,61 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Json:
     if "image" in plan.workloads:
         say("making the images, the first time only (some minutes)")
         workloads.image.make_archives()
-    begin = time.monotonic()
-    deadline = begin + plan.minutes * 60
-    began = time.strftime("%Y-%m-%d %H:%M:%S")
+    begin, began = time.monotonic(), time.strftime("%Y-%m-%d %H:%M:%S")
+    result: Json = {}
     say(f"measuring for {plan.minutes:g} minutes")
-    with contextlib.ExitStack() as held:
-        scratch = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="layerfs-bench-")))
-        facts = host.facts(scratch)
-        found, absent = _subjects(plan, scratch, held)
-        for name, reason in absent.items():
-            say(f"without {name}: {reason}")
-        cases = [
-            Case(workload, parameter, subject)
-            for workload in (workloads.ALL[name] for name in plan.workloads)
-            for parameter in (workload.full if plan.full else workload.short)
-            for subject in found
-            if workload.takes(subject)
-        ]
-        turns = _Turns(cases, deadline, say)
+    try:
+        with tempfile.TemporaryDirectory(prefix="layerfs-bench-") as scratch, contextlib.ExitStack() as held:
+            facts = host.facts(Path(scratch))
+            found, absent = _subjects(plan, Path(scratch), held)
+            for name, reason in absent.items():
+                say(f"without {name}: {reason}")
+            cases = _take_turns(_cases(plan, found), begin + plan.minutes * 60, say)
+            result = {
+                "format": FORMAT,
+                "began": began,
+                "seconds": round(time.monotonic() - begin),
+                "command": plan.command,
+                "full": plan.full,
+                "host": facts,
+                "absent": absent,
+                "workloads": [
+                    {"name": one.name, "title": one.title, "about": one.about, "laps": dict(one.laps)}
+                    for one in map(workloads.ALL.__getitem__, plan.workloads)
+                ],
+                "cases": [case.as_json() for case in cases],
+            }
+    except Exception as error:
+        if not result:
+            raise
+        say(f"not everything could be taken away again: {error}")
+    return result
+
+
+def _cases(plan: Plan, found: Sequence[Subject]) -> list[Case]:
+    return [
+        Case(workload, parameter, subject)
+        for workload in map(workloads.ALL.__getitem__, plan.workloads)
+        for parameter in (workload.full if plan.full else workload.short)
+        for subject in found
+        if workload.takes(subject)
+    ]
+
+
+def _take_turns(cases: list[Case], deadline: float, say: Callable[[str], None]) -> list[Case]:
+    """Run them. An interrupt (Ctrl-C) ends the measuring; what there is by then is reported."""
+    turns = _Turns(cases, deadline, say)
+    try:
         turns.first_pass()
         compare(cases)
         for case in cases:
             if case.refused:
                 say(f"not compared: {case}: {case.refused}")
         turns.further_passes()
-    return {
-        "format": FORMAT,
-        "began": began,
-        "seconds": round(time.monotonic() - begin),
-        "command": plan.command,
-        "full": plan.full,
-        "host": facts,
-        "absent": absent,
-        "workloads": [
-            {"name": one.name, "title": one.title, "about": one.about, "laps": dict(one.laps)}
-            for one in workloads.ALL.values()
-            if one.name in plan.workloads
-        ],
-        "cases": [case.as_json() for case in cases],
-    }
+    except KeyboardInterrupt:
+        compare(cases)
+        say("interrupted: a report of what there is")
+    return cases
 
 
 @define
