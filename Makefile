@@ -27,10 +27,9 @@ check: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
-bench: .venv/.dev
-	scripts/packages test
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/drivers.py
+bench: .venv/.dev ## five minutes, report in build/benchmarks; ARGS="--full", "--help"
+	scripts/packages bench
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: .venv/.dev ## the reference of the library, as HTML in build/docs
 	$(BIN)/pip install -q 'pdoc>=14'

@@ -21,8 +21,9 @@ class Place:
 
 
 @contextlib.contextmanager
-def place_for(driver: str, scratch: Path) -> Iterator[Place]:
-    """A place for a store of ``driver``, by preference ``scratch``; skips where the machine has none."""
+def place_for(driver: str, scratch: Path, *, seconds: float = 400) -> Iterator[Place]:
+    """A place for a store of ``driver``, by preference ``scratch``; skips where the machine has none. On zfs
+    for ``seconds`` at most."""
     need.root()
     if driver == "overlay":
         need.overlay(scratch)
@@ -34,7 +35,7 @@ def place_for(driver: str, scratch: Path) -> Iterator[Place]:
     elif driver == "zfs":
         from tests import zfskit
 
-        with zfskit.pool(scratch), zfskit.dataset(seconds=400) as dataset:
+        with zfskit.pool(scratch), zfskit.dataset(seconds=seconds) as dataset:
             yield Place(scratch, {"zfs.dataset": dataset})
     elif driver == "devicemapper":
         from tests.thinkit import detached_afterwards

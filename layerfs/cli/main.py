@@ -51,6 +51,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "info": ("host", "the store and its driver"),
         "drivers": ("host", "every driver: whether it works here, or why not and the mend"),
         "doctor": ("host", "what is wrong here, why, and the mend"),
+        "bench": ("benchmark", "measure every driver here, beside other engines"),
         "check": ("checks", "verify the store"),
         "repair": ("checks", "heal what check finds"),
         "migrate": ("migration", "move the store to another driver"),

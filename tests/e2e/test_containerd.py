@@ -3,60 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import tarfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from layerfs.image.load import load
 from layerfs.image.save import Format, save
-from layerfs.linux.mount import umount
-from layerfs.linux.mountinfo import mounts_below
 from layerfs.store.store import Store
 from tests.e2e.peers import identity, make_layout, run
-from tests.require import need
+from tests.engines import Client, containerd
 from tests.storekit import open_store
-
-Ctr = Callable[..., str]
-
-_START_SECONDS = 30
 
 
 @pytest.fixture
-def ctr(tmp_path: Path) -> Iterator[Ctr]:
+def ctr(tmp_path: Path) -> Iterator[Client]:
     """Runs ctr on a daemon of its own."""
-    need.root()
-    daemon, client = need.tool("containerd"), need.tool("ctr")
     base = tmp_path / "containerd"
     base.mkdir()
-    config = {"root": base / "root", "state": base / "state"}
-    lines = ["version = 2", 'disabled_plugins = ["io.containerd.grpc.v1.cri"]']
-    lines += [f'{key} = "{value}"' for key, value in config.items()]
-    lines += ["[grpc]", f'address = "{base}/socket"']
-    (base / "config.toml").write_text("\n".join(lines))
-    with (base / "log").open("wb") as log:
-        process = subprocess.Popen([daemon, "--config", str(base / "config.toml")], stdout=log, stderr=log)
-    try:
-        _wait(process, [client, "--address", f"{base}/socket", "version"], base / "log")
-        yield lambda *words: run(client, "--address", f"{base}/socket", *words)
-    finally:
-        process.terminate()
-        process.wait()
-        for mount in reversed(mounts_below(base)):
-            umount(Path(os.fsdecode(mount.mount_point)), lazy=True)
-
-
-def _wait(process: subprocess.Popen[bytes], probe: list[str], log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        if subprocess.run(probe, capture_output=True).returncode == 0:
-            return
-        time.sleep(0.1)
-    need.missing("containerd", log.read_text()[-500:])
+    with containerd(base) as daemon:
+        yield lambda *words: run("ctr", "--address", daemon.address, *words)
 
 
 @pytest.fixture
@@ -66,7 +33,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.mark.parametrize("format", ["oci", "docker"])
-def test_images_go_to_containerd_and_back(store: Store, ctr: Ctr, tmp_path: Path, format: Format) -> None:
+def test_images_go_to_containerd_and_back(store: Store, ctr: Client, tmp_path: Path, format: Format) -> None:
     names = ["docker.io/library/demo:v1", "quay.io/team/base:v2"]
     load(store, make_layout(tmp_path / "layout", ("demo:v1", "quay.io/team/base:v2")))
     save(store, names, tmp_path / "there.tar", format=format)

@@ -3,65 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import tarfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from layerfs.image.load import load
 from layerfs.image.save import save
-from layerfs.linux.mount import umount
-from layerfs.linux.mountinfo import mounts_below
 from layerfs.store.store import Store
 from tests.e2e.peers import Identity, identity, make_layout, run, tree
+from tests.engines import Client, dockerd
 from tests.require import need
 from tests.storekit import open_store
 
-Docker = Callable[..., str]
-
 CLIENTS = ("/usr/bin/docker", "/usr/local/bin/docker")
-_START_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
 def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A daemon of its own: its own directories, socket and containerd, no network."""
-    need.root()
-    daemon = need.tool("dockerd")
-    base = tmp_path_factory.mktemp("docker")
-    address = f"unix://{base}/socket"
-    argv = [
-        daemon, "--data-root", f"{base}/root", "--exec-root", f"{base}/run", "--pidfile", f"{base}/pid",
-        "--host", address, "--iptables=false", "--ip6tables=false", "--bridge=none",
-        "--storage-driver", "vfs",
-    ]  # fmt: skip
-    with (base / "log").open("wb") as log:
-        process = subprocess.Popen(argv, stdout=log, stderr=log)
-    try:
-        _wait(process, address, base / "log")
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
-        for mount in reversed(mounts_below(base)):
-            umount(Path(os.fsdecode(mount.mount_point)), lazy=True)
-
-
-def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        if subprocess.run(["docker", "--host", address, "version"], capture_output=True).returncode == 0:
-            return
-        time.sleep(0.2)
-    need.missing("dockerd", log.read_text()[-500:])
+    """The address of a daemon of its own."""
+    with dockerd(tmp_path_factory.mktemp("docker")) as daemon:
+        yield daemon.address
 
 
 @pytest.fixture(params=CLIENTS)
-def docker(request: pytest.FixtureRequest, socket: str) -> Iterator[Docker]:
+def docker(request: pytest.FixtureRequest, socket: str) -> Iterator[Client]:
     """A client of that daemon, which has no images before and after."""
     client = need.tool(request.param)
 
@@ -81,12 +48,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-def held_by(docker: Docker, name: str) -> Identity:
+def held_by(docker: Client, name: str) -> Identity:
     [image] = json.loads(docker("image", "inspect", name))
     return Identity(image["Id"], tuple(image["RootFS"]["Layers"]))
 
 
-def test_images_go_to_docker_and_back(store: Store, docker: Docker, tmp_path: Path) -> None:
+def test_images_go_to_docker_and_back(store: Store, docker: Client, tmp_path: Path) -> None:
     names = ("demo:v1", "quay.io/team/base:v2")
     load(store, make_layout(tmp_path / "layout", names))
     save(store, names, tmp_path / "there.tar", format="docker")
@@ -107,7 +74,7 @@ def test_images_go_to_docker_and_back(store: Store, docker: Docker, tmp_path: Pa
 
 
 def test_an_image_without_a_name_goes_to_docker_and_back(
-    store: Store, docker: Docker, tmp_path: Path
+    store: Store, docker: Client, tmp_path: Path
 ) -> None:
     load(store, make_layout(tmp_path / "layout"))
     original = identity(store, "demo:v1")
@@ -121,7 +88,7 @@ def test_an_image_without_a_name_goes_to_docker_and_back(
         assert identity(other, loaded.id) == original
 
 
-def test_what_docker_commits_is_loaded(store: Store, docker: Docker, tmp_path: Path) -> None:
+def test_what_docker_commits_is_loaded(store: Store, docker: Client, tmp_path: Path) -> None:
     load(store, make_layout(tmp_path / "layout"))
     save(store, ["demo:v1"], tmp_path / "there.tar", format="docker")
     docker("load", "-i", tmp_path / "there.tar")
@@ -136,7 +103,7 @@ def test_what_docker_commits_is_loaded(store: Store, docker: Docker, tmp_path: P
         assert (root / "etc/copied").read_text() == "copied in"
 
 
-def test_layers_that_docker_saves_as_links_are_loaded(store: Store, docker: Docker, tmp_path: Path) -> None:
+def test_layers_that_docker_saves_as_links_are_loaded(store: Store, docker: Client, tmp_path: Path) -> None:
     """Two images with one base but different configs: Docker stores the shared layer once and links."""
     layout = make_layout(tmp_path / "layout", ("demo:v1", "base:v1"))
     load(store, layout)

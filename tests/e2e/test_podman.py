@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,35 +11,20 @@ import pytest
 from layerfs.image.commit import commit
 from layerfs.image.load import load
 from layerfs.image.save import Format, save
-from layerfs.linux.mount import umount
-from layerfs.linux.mountinfo import mounts_below
 from layerfs.store.store import Store
 from layerfs.testing.model import read_tree
 from tests.e2e.peers import Identity, identity, kept, make_layout, run, tree
+from tests.engines import Client, containers_storage
 from tests.require import need
 from tests.storekit import open_store
 
-Peer = Callable[..., str]
-
 
 @pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Peer]:
+def peer(tmp_path: Path) -> Iterator[Client]:
     """Runs podman or buildah on a storage of their own."""
-    need.root()
     need.tool("podman")
-    # Podman refuses a runroot of more than 50 characters.
-    with tempfile.TemporaryDirectory(prefix="podman-") as runroot:
-        where: list[str | Path] = [
-            "--root",
-            tmp_path / "podman",
-            "--runroot",
-            runroot,
-            "--storage-driver",
-            "vfs",
-        ]
+    with containers_storage(tmp_path / "podman") as where:
         yield lambda tool, *words: run(tool, *where, *words)
-        for mount in reversed([*mounts_below(tmp_path / "podman"), *mounts_below(Path(runroot))]):
-            umount(Path(os.fsdecode(mount.mount_point)), lazy=True)
 
 
 @pytest.fixture
@@ -50,14 +33,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-def held_by(peer: Peer, name: str) -> Identity:
+def held_by(peer: Client, name: str) -> Identity:
     """An image in Podman's storage."""
     [image] = json.loads(peer("podman", "image", "inspect", name))
     return Identity(f"sha256:{image['Id']}", tuple(image["RootFS"]["Layers"]))
 
 
 @pytest.mark.parametrize("format", ["oci", "docker"])
-def test_an_image_goes_to_podman_and_back(store: Store, peer: Peer, tmp_path: Path, format: Format) -> None:
+def test_an_image_goes_to_podman_and_back(store: Store, peer: Client, tmp_path: Path, format: Format) -> None:
     load(store, make_layout(tmp_path / "layout", ("quay.io/team/demo:v1",)))
     original = identity(store, "quay.io/team/demo:v1")
     save(store, ["quay.io/team/demo:v1"], tmp_path / "there.tar", format=format)
@@ -76,7 +59,7 @@ def test_an_image_goes_to_podman_and_back(store: Store, peer: Peer, tmp_path: Pa
         assert identity(other, loaded.id) == original
 
 
-def test_several_images_go_to_podman_in_one_archive(store: Store, peer: Peer, tmp_path: Path) -> None:
+def test_several_images_go_to_podman_in_one_archive(store: Store, peer: Client, tmp_path: Path) -> None:
     names = ("demo:v1", "quay.io/team/base:v2")
     load(store, make_layout(tmp_path / "layout", names))
     save(store, names, tmp_path / "both.tar", format="docker")
@@ -85,7 +68,7 @@ def test_several_images_go_to_podman_in_one_archive(store: Store, peer: Peer, tm
         assert held_by(peer, name) == identity(store, name)
 
 
-def test_an_image_without_a_name_goes_to_podman(store: Store, peer: Peer, tmp_path: Path) -> None:
+def test_an_image_without_a_name_goes_to_podman(store: Store, peer: Client, tmp_path: Path) -> None:
     load(store, make_layout(tmp_path / "layout"))
     original = identity(store, "demo:v1")
     for format in ("oci", "docker"):
@@ -96,7 +79,7 @@ def test_an_image_without_a_name_goes_to_podman(store: Store, peer: Peer, tmp_pa
         peer("podman", "rmi", original.id[7:])
 
 
-def test_a_commit_is_an_image_to_podman(store: Store, peer: Peer, tmp_path: Path) -> None:
+def test_a_commit_is_an_image_to_podman(store: Store, peer: Client, tmp_path: Path) -> None:
     load(store, make_layout(tmp_path / "layout"))
     base = store.image("docker.io/library/demo:v1")
     with store.create_rw("web", base.layers[-1], image=base.id).mounted() as root:
@@ -112,7 +95,7 @@ def test_a_commit_is_an_image_to_podman(store: Store, peer: Peer, tmp_path: Path
 
 
 @pytest.mark.parametrize("transport", ["oci", "oci-archive", "docker-archive"])
-def test_what_buildah_builds_is_loaded(store: Store, peer: Peer, tmp_path: Path, transport: str) -> None:
+def test_what_buildah_builds_is_loaded(store: Store, peer: Client, tmp_path: Path, transport: str) -> None:
     need.tool("buildah")
     layout = make_layout(tmp_path / "layout")
     container = peer("buildah", "from", f"oci:{layout}:demo:v1").strip()

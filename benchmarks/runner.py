@@ -1,0 +1,329 @@
+"""Lets subjects and workloads take turns until the time is over, and refuses who did other work.
+
+The first pass goes through everything once, and its evidence is compared. Then come further passes, each
+over one workload in an order of its own, the workload that has had the least time next: what is cheap is
+repeated often, and what else the host does disturbs all alike."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import define, field, frozen
+
+from benchmarks import host, peers, workloads
+from benchmarks.clock import Clock, Lap
+from benchmarks.subjects import Failed, Subject, layerfs_subjects
+from benchmarks.workload import Evidence, Parameter, Workload, label
+from layerfs.errors import LayerfsError, NotSupported
+from layerfs.registry import installed
+
+FORMAT = 1
+"""Of the JSON."""
+REFERENCE = "layerfs overlay"
+"""Whose evidence the others' must equal, and whom they are compared with."""
+MOST_PASSES = 30
+SLOW = ("devicemapper", "vfs", "zfs")
+"""Drivers that have no part in the workloads with images when time is short."""
+
+Json = dict[str, Any]
+
+
+@frozen(kw_only=True)
+class Plan:
+    minutes: float
+    full: bool
+    drivers: Sequence[str]
+    peers: Sequence[str]
+    workloads: Sequence[str]
+    command: str = ""
+
+    @property
+    def patience(self) -> float:
+        """Seconds for a driver to make the layers of one stack in."""
+        return 300 if self.full else 10
+
+
+@define
+class Case:
+    """One subject at one workload with one parameter."""
+
+    workload: Workload
+    parameter: Parameter
+    subject: Subject
+    samples: list[dict[str, Lap]] = field(factory=list)
+    evidence: Evidence = field(factory=dict)
+    seconds: float = 0
+    """That the last run took, with what is not timed."""
+    refused: str = ""
+    """Why it is not compared."""
+
+    def __str__(self) -> str:
+        return f"{self.workload.title} ({label(self.parameter) or '-'}): {self.subject.name}"
+
+    def run(self, *, check: bool = False) -> None:
+        begin = time.monotonic()
+        clock = Clock(lambda: self.subject.daemons)
+        try:
+            evidence = self.workload.function(self.subject, self.parameter, clock, check)
+        except Exception as error:  # of whatever kind: the others go on
+            said = str(error).splitlines()
+            known = isinstance(error, Failed | LayerfsError | OSError)
+            self.refused = " ".join((*(() if known else (type(error).__name__,)), *said[:1]))
+            return
+        finally:
+            self.seconds = time.monotonic() - begin
+        if check:
+            self.evidence = evidence
+        else:
+            self.refused = self.refused or _difference(evidence, self.evidence, "the first run")
+        self.samples.append(clock.laps)
+
+    def as_json(self) -> Json:
+        laps = {name for sample in self.samples for name in sample}
+        return {
+            "workload": self.workload.name,
+            "parameter": dict(self.parameter),
+            "label": label(self.parameter),
+            "subject": self.subject.name,
+            "refused": self.refused or None,
+            "notes": self.evidence.get("notes", {}),
+            "laps": {
+                lap: [attrs.asdict(sample[lap]) if lap in sample else None for sample in self.samples]
+                for lap in sorted(laps)
+            },
+        }
+
+
+def _difference(found: Evidence, wanted: Evidence, whose: str) -> str:
+    for key in sorted(found.keys() & wanted.keys() - {"notes"}):
+        if found[key] != wanted[key]:
+            return f"did other work: {key} is not that of {whose}"
+    return ""
+
+
+def compare(cases: Sequence[Case]) -> None:
+    """Refuse every case whose evidence differs from the reference's, or from most where that has none."""
+    groups: dict[tuple[str, str], list[Case]] = defaultdict(list)
+    for case in cases:
+        if case.samples:
+            groups[case.workload.name, label(case.parameter)].append(case)
+    for group in groups.values():
+        [reference] = [case for case in group if case.subject.name == REFERENCE][:1] or group[:1]
+        for case in group:
+            case.refused = case.refused or _difference(
+                case.evidence, reference.evidence, reference.subject.name
+            )
+
+
+def measure(plan: Plan, say: Callable[[str], None]) -> Json:
+    """Run the plan; the results as they are written to the JSON."""
+    if "image" in plan.workloads:
+        say("making the images, the first time only (some minutes)")
+        workloads.image.make_archives()
+    begin, began = time.monotonic(), time.strftime("%Y-%m-%d %H:%M:%S")
+    result: Json = {}
+    say(f"measuring for {plan.minutes:g} minutes")
+    try:
+        with tempfile.TemporaryDirectory(prefix="layerfs-bench-") as scratch, contextlib.ExitStack() as held:
+            facts = host.facts(Path(scratch))
+            found, absent = _subjects(plan, Path(scratch), held)
+            for name, reason in absent.items():
+                say(f"without {name}: {reason}")
+            cases = _take_turns(_cases(plan, found), begin + plan.minutes * 60, say)
+            result = {
+                "format": FORMAT,
+                "began": began,
+                "seconds": round(time.monotonic() - begin),
+                "command": plan.command,
+                "full": plan.full,
+                "host": facts,
+                "absent": absent,
+                "workloads": [
+                    {"name": one.name, "title": one.title, "about": one.about, "laps": dict(one.laps)}
+                    for one in map(workloads.ALL.__getitem__, plan.workloads)
+                ],
+                "cases": [case.as_json() for case in cases],
+            }
+    except Exception as error:
+        if not result:
+            raise
+        say(f"not everything could be taken away again: {error}")
+    return result
+
+
+def _cases(plan: Plan, found: Sequence[Subject]) -> list[Case]:
+    return [
+        Case(workload, parameter, subject)
+        for workload in map(workloads.ALL.__getitem__, plan.workloads)
+        for parameter in (workload.full if plan.full else workload.short)
+        for subject in found
+        if workload.takes(subject)
+    ]
+
+
+def _take_turns(cases: list[Case], deadline: float, say: Callable[[str], None]) -> list[Case]:
+    """Run them. An interrupt (Ctrl-C) ends the measuring; what there is by then is reported."""
+    turns = _Turns(cases, deadline, say)
+    try:
+        turns.first_pass()
+        compare(cases)
+        for case in cases:
+            if case.refused:
+                say(f"not compared: {case}: {case.refused}")
+        turns.further_passes()
+    except KeyboardInterrupt:
+        compare(cases)
+        say("interrupted: a report of what there is")
+    return cases
+
+
+@define
+class _Turns:
+    cases: Sequence[Case]
+    deadline: float
+    say: Callable[[str], None]
+    _random: random.Random = field(factory=lambda: random.Random(0))
+
+    @property
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def first_pass(self) -> None:
+        """Everything once, by parameters, so that all subjects come to one parameter at about the same
+        time."""
+        for number, case in enumerate(self.cases):
+            if self.left <= 0:
+                case.refused = "no time was left for it"
+                continue
+            self.say(f"first pass, {number + 1} of {len(self.cases)}, {_minutes(self.left)} left: {case}")
+            case.run(check=True)
+
+    def further_passes(self) -> None:
+        spent: dict[str, float] = defaultdict(float)
+        passes: dict[str, int] = defaultdict(int)
+        groups: dict[str, list[Case]] = defaultdict(list)
+        for case in self.cases:
+            if case.samples and not case.refused:
+                groups[case.workload.name].append(case)
+        cost = sum(case.seconds for cases in groups.values() for case in cases)
+        if cost:
+            self.say(
+                f"a pass over everything takes {cost:.0f} s; {_minutes(self.left)} left for more of them"
+            )
+        while True:
+            fitting = [
+                name
+                for name, cases in groups.items()
+                if passes[name] < MOST_PASSES and sum(case.seconds for case in cases) < self.left
+            ]
+            if not fitting:
+                return
+            name = min(fitting, key=lambda name: (spent[name], name))
+            passes[name] += 1
+            self.say(f"{_minutes(self.left)} left: {groups[name][0].workload.title}, pass {passes[name] + 1}")
+            begin = time.monotonic()
+            self._one_pass(groups[name])
+            spent[name] += time.monotonic() - begin
+
+    def _one_pass(self, cases: Sequence[Case]) -> None:
+        """The subjects in another order each time, at one parameter after the other."""
+        by_parameter: dict[str, list[Case]] = defaultdict(list)
+        for case in cases:
+            by_parameter[label(case.parameter)].append(case)
+        for group in by_parameter.values():
+            for case in self._random.sample(group, len(group)):
+                if not case.refused:
+                    case.run()
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(0, int(seconds)) // 60}:{max(0, int(seconds)) % 60:02}"
+
+
+def _subjects(plan: Plan, scratch: Path, held: contextlib.ExitStack) -> tuple[list[Subject], dict[str, str]]:
+    """Who works here, and why the others do not. Those that need no file system of their own are upon one
+    ext4."""
+    found: list[Subject] = []
+    absent: dict[str, str] = {}
+    ground = held.enter_context(_ground(scratch))
+    for driver in sorted(plan.drivers, key=lambda name: name != "overlay"):
+        try:
+            place = held.enter_context(_place(driver, scratch, ground, plan.minutes * 60 + 600))
+            library, command = held.enter_context(layerfs_subjects(driver, place, plan.patience))
+            found.append(library)
+            if plan.full or driver not in SLOW:
+                found.append(command)
+            elif "image" in plan.workloads:
+                absent[f"layerfs {driver}, images"] = "loading takes it long: in a full run"
+        except LayerfsError as error:
+            absent[f"layerfs {driver}"] = str(error).splitlines()[0]
+    for name in plan.peers:
+        try:
+            found.append(held.enter_context(_skipping(peers.peer(name, ground, full=plan.full))))
+        except (LayerfsError, Failed) as error:
+            absent[name] = str(error).splitlines()[0]
+    return found, absent
+
+
+@contextlib.contextmanager
+def _skipping(context: contextlib.AbstractContextManager[Any]) -> Iterator[Any]:
+    """What tests are skipped for is said with an error."""
+    import pytest
+
+    with contextlib.ExitStack() as held:
+        try:
+            entered = held.enter_context(context)
+        except pytest.skip.Exception as missing:
+            raise NotSupported(str(missing)) from None
+        yield entered
+
+
+@contextlib.contextmanager
+def _ground(scratch: Path) -> Iterator[Path]:
+    from tests.filesystems import file_system
+
+    mkfs = ["-E", "lazy_itable_init=0,lazy_journal_init=0"]
+    with _skipping(file_system("ext4", size=16 << 30, mkfs=mkfs)) as root:
+        yield root
+
+
+@contextlib.contextmanager
+def _place(driver: str, scratch: Path, ground: Path, seconds: float) -> Iterator[Any]:
+    """Where a driver works: on ``ground``, or on a file system or pool of its own beside that."""
+    from tests.places import place_for
+
+    own = (scratch if driver in ("zfs", "devicemapper") else ground) / f"layerfs-{driver}"
+    own.mkdir()
+    with _skipping(place_for(driver, own, seconds=seconds)) as place:
+        yield place
+
+
+def drivers() -> list[str]:
+    return [found.info.name for found in installed()]
+
+
+def progress() -> Callable[[str], None]:
+    """Lines to standard error, each in place of the last on a terminal."""
+    begin = time.monotonic()
+    overwrites = sys.stderr.isatty()
+
+    def say(text: str) -> None:
+        line = f"[{_minutes(time.monotonic() - begin)}] {text}"
+        if overwrites:
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write(f"\r\x1b[K{line[:width]}")
+        else:
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    return say
