@@ -278,6 +278,15 @@ class Option:
     help: str
 
 
+@frozen
+class Fallback:
+    """A driver works, but not by what it is there for: overlay over FUSE."""
+
+    because: str
+    priority: int
+    """Automatic selection takes it for a driver of this priority."""
+
+
 class DriverInfo(Protocol):
     """What an entry point in the group ``layerfs.drivers`` names: how to find and open a driver."""
 
@@ -296,7 +305,7 @@ class DriverInfo(Protocol):
     @property
     def options(self) -> Sequence[Option]: ...
 
-    def probe(self, home: Path, runroot: Path) -> None:
+    def probe(self, home: Path, runroot: Path) -> Fallback | None:
         """Return when the driver can work with ``home`` here; raise :class:`NotSupported` saying
         why not and, in its hint, how to mend it. Leaves nothing behind, needs no ``home`` to exist."""
 

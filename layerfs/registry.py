@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from layerfs.driver import Driver, DriverInfo, Option
+from layerfs.driver import Driver, DriverInfo, Fallback, Option
 from layerfs.errors import DriverNotFound, LayerfsError, NotSupported, PriorDrivers, translated
 from layerfs.values import frozen
 
@@ -43,6 +43,8 @@ class Probe:
     """Why it does not; None: it does."""
     hint: str = ""
     """How to mend that."""
+    fallback: str = ""
+    """Why it works otherwise than it is meant to."""
 
 
 @frozen
@@ -55,7 +57,7 @@ class Broken:
     summary: str = "cannot be loaded"
     options: Sequence[Option] = ()
 
-    def probe(self, home: Path, runroot: Path) -> None:
+    def probe(self, home: Path, runroot: Path) -> Fallback | None:
         raise NotSupported(self.reason, hint="reinstall or remove the package that brings it")
 
     def open(
@@ -106,7 +108,7 @@ def choose(root: Path, runroot: Path, name: str | None = None) -> Found:
 
     Errors: :class:`PriorDrivers` when the state of another driver is there, or of two;
     :class:`DriverNotFound`; :class:`NotSupported` when none works, with each one's reason. Only
-    :class:`NotSupported` of a probe lets the next driver have its turn.
+    :class:`NotSupported` of a probe, or a :class:`~layerfs.driver.Fallback`, gives the next one a turn.
     """
     known = installed()
     prior = [found for found in known if _has_state(root / found.info.name)]
@@ -123,14 +125,22 @@ def choose(root: Path, runroot: Path, name: str | None = None) -> Found:
 
 def _first_that_works(known: Iterable[Found], root: Path, runroot: Path) -> Found:
     reasons = []
+    second: tuple[int, Found] | None = None
     for found in known:
+        if second is not None and second[0] >= found.info.priority:
+            break
         name = found.info.name
         try:
-            found.info.probe(root / name, runroot / name)
+            fallback = found.info.probe(root / name, runroot / name)
         except NotSupported as error:
             reasons.append(f"{name}: {error}")
-        else:
+            continue
+        if fallback is None:
             return found
+        if second is None or second[0] < fallback.priority:
+            second = fallback.priority, found
+    if second is not None:
+        return second[1]
     raise NotSupported(
         "no driver works here" + "".join(f"\n  {reason}" for reason in reasons or ["none is installed"]),
         hint="'layerfs drivers' tells how to mend each",
@@ -140,10 +150,10 @@ def _first_that_works(known: Iterable[Found], root: Path, runroot: Path) -> Foun
 def _probe(info: DriverInfo, home: Path, runroot: Path) -> Probe:
     try:
         with translated(f"probe driver {info.name}"):
-            info.probe(home, runroot)
+            fallback = info.probe(home, runroot)
     except LayerfsError as error:
         return Probe(info, str(error), error.hint)
-    return Probe(info, None)
+    return Probe(info, None, fallback="" if fallback is None else fallback.because)
 
 
 def _load(name: str, entry_point: str) -> DriverInfo:

@@ -88,7 +88,7 @@ def _drivers(session: Session, args: argparse.Namespace) -> int:
             (
                 probe.info.name,
                 "no" if probe.reason else "yes",
-                probe.reason or probe.info.summary,
+                probe.reason or probe.fallback or probe.info.summary,
                 probe.hint or "-",
             )
             for probe in probes
@@ -110,6 +110,7 @@ def _as_json(probe: Probe) -> dict[str, object]:
         "name": probe.info.name,
         "works": probe.reason is None,
         "reason": probe.reason,
+        "fallback": probe.fallback,
         "hint": probe.hint,
         "summary": probe.info.summary,
         "priority": probe.info.priority,

@@ -24,19 +24,23 @@ from tests.storekit import BASE, stream
 
 SOURCE = """
 import attrs
+from layerfs.driver import Fallback
 from layerfs.errors import NotSupported, SystemFailure
 from tests.dirdriver import DirInfo
 
 @attrs.frozen
 class Info(DirInfo):
     refuses: object = None
+    fallback: object = None
 
     def probe(self, home, runroot):
         if self.refuses:
             raise self.refuses
+        return self.fallback
 
 best = Info("best", 1000)
 good = Info("good", 900)
+second = Info("second", 1500, fallback=Fallback("by other means", 950))
 lacking = Info("lacking", 2000, refuses=NotSupported("the kernel lacks it", hint="get another kernel"))
 failing = Info("failing", 3000, refuses=SystemFailure("the disk is on fire"))
 liar = Info("another name", 1000)
@@ -137,6 +141,15 @@ def test_another_error_than_not_supported_ends_the_choice(install: Install, tmp_
     with pytest.raises(SystemFailure, match="on fire"):
         registry.choose(tmp_path, tmp_path)
     assert registry.choose(tmp_path, tmp_path, "good").info.name == "good"
+
+
+def test_a_driver_that_falls_back_is_taken_by_the_priority_of_that(install: Install, tmp_path: Path) -> None:
+    install(second="someone_drivers:second", best="someone_drivers:best")
+    assert registry.choose(tmp_path, tmp_path).info.name == "best"
+    install(second="someone_drivers:second", good="someone_drivers:good", lacking="someone_drivers:lacking")
+    assert registry.choose(tmp_path, tmp_path).info.name == "second"
+    found = {probe.info.name: probe for probe in registry.probe_all(lambda info: tmp_path, tmp_path)}
+    assert found["second"].reason is None and found["second"].fallback == "by other means"
 
 
 def test_a_stores_driver_wins_over_priority(install: Install, tmp_path: Path) -> None:

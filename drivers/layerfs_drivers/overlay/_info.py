@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from layerfs.driver import DriverInfo, Option, refuse_options
+from layerfs.driver import DriverInfo, Fallback, Option, refuse_options
 from layerfs.errors import NotSupported, translated
 from layerfs.values import frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from layerfs.overlay.driver import OverlayDriver
+
+
+_OVER_FUSE = 45
+"""Before the driver fuse, whose layers will never be mounted by the kernel."""
 
 
 @frozen
@@ -23,9 +27,10 @@ class OverlayInfo:
     summary: str = "the kernel's overlayfs: directories stacked by one mount, files copied when first written"
     options: tuple[Option, ...] = ()
 
-    def probe(self, home: Path, runroot: Path) -> None:
+    def probe(self, home: Path, runroot: Path) -> Fallback | None:
         """By the kernel, or over FUSE."""
-        self._refusal(home)
+        refusal = self._refusal(home)
+        return None if refusal is None else Fallback(f"over FUSE, as {refusal}", _OVER_FUSE)
 
     def open(
         self, home: Path, runroot: Path, options: Mapping[str, str], /, *, read_only: bool = False
