@@ -132,7 +132,8 @@ class _Load:
         for image in images:  # before the layers that would still fit are unpacked in vain
             refuse_deep(self._store.driver, len(image.layers), f"image {(*image.names, image.id)[0]}")
         try:
-            records = [self._record(image) for image in images]
+            with self._store.reserving(self._missing(images)):
+                records = [self._record(image) for image in images]
             self._store.flush()
             for record, image in zip(records, images, strict=True):
                 self._store.add_image(record, image.names)
@@ -146,6 +147,23 @@ class _Load:
             Loaded(image.id, image.names, record.layers)
             for record, image in zip(records, images, strict=True)
         ]
+
+    def _missing(self, images: Sequence[FoundImage]) -> list[int]:
+        """How deep each layer lies that is to be made."""
+        depths: dict[ChainID, int] = {}
+        for image in images:
+            chain: ChainID | None = None
+            for depth, layer in enumerate(image.layers, 1):
+                chain = chain_id(chain, layer.diff_id)
+                depths[chain] = depth
+        return [depth for chain, depth in depths.items() if not self._is_there(chain)]
+
+    def _is_there(self, chain: ChainID) -> bool:
+        try:
+            self._store.layer_info(chain)
+        except LayerNotFound:
+            return False
+        return True
 
     def _record(self, image: FoundImage) -> ImageRecord:
         chain: list[ChainID] = []

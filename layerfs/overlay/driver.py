@@ -154,14 +154,15 @@ class OverlayDriver:
     # Layers come and go
 
     def create(self, id: GraphID, parent: GraphID | None, /) -> None:
-        self._create(id, parent, NO_OPTIONS)
+        self._create(id, parent, NO_OPTIONS, durable=False)
 
     def create_read_write(
         self, id: GraphID, parent: GraphID | None, /, *, options: CreateOptions = NO_OPTIONS
     ) -> None:
-        self._create(id, parent, options)
+        self._create(id, parent, options, durable=True)
 
-    def _create(self, id: GraphID, parent: GraphID | None, options: CreateOptions) -> None:
+    def _create(self, id: GraphID, parent: GraphID | None, options: CreateOptions, *, durable: bool) -> None:
+        """``durable``: at once; a layer that is still to be filled waits for :meth:`flush`."""
         from layerfs.archive.layerroot import make_root
 
         with self._writing(f"create layer {id}"):
@@ -178,7 +179,7 @@ class OverlayDriver:
             self._limits.set(directory, options)
             self.layout.work(id).mkdir(mode=0o700)
             make_root(self.layout.diff(id), self.layout.diff(below[0]) if below else None, self.format)
-            self.layout.write_ancestors(id, below)
+            self.layout.write_ancestors(id, below, durable=durable)
 
     def remove(self, id: GraphID, /) -> None:
         with self._writing(f"remove layer {id}"):

@@ -66,8 +66,8 @@ class Shape(Protocol):
     def below(self, home: Path, id: GraphID) -> list[str] | None:
         """The ids below, nearest first; None when the layer is not whole."""
 
-    def write_below(self, home: Path, id: GraphID, ids: Sequence[GraphID]) -> None:
-        """Make the layer whole. Afterwards a loss of power does not take it away again."""
+    def write_below(self, home: Path, id: GraphID, ids: Sequence[GraphID], *, durable: bool) -> None:
+        """Make the layer whole; ``durable``: afterwards a loss of power does not take it away again."""
 
     def detach(self, home: Path, id: GraphID, gone: Path) -> None:
         """Move all of the layer to ``gone``, which is not there yet. FileNotFoundError: there is nothing."""
@@ -105,13 +105,14 @@ class _PerLayer:
         # What follows the last line break is empty.
         return ids[:-1] if ids and count == str(len(ids) - 1) else None
 
-    def write_below(self, home: Path, id: GraphID, ids: Sequence[GraphID]) -> None:
+    def write_below(self, home: Path, id: GraphID, ids: Sequence[GraphID], *, durable: bool) -> None:
         """Syncing a new file makes the directories that lead to it durable as well, on every file system
         that can hold an upper directory: one wait for the disk, where each directory would cost another."""
         with (home / id / "lower").open("x", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in (len(ids), *ids))
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
 
     def detach(self, home: Path, id: GraphID, gone: Path) -> None:
         (home / id).rename(gone)
@@ -218,9 +219,9 @@ class Layout:
             )
         return [GraphID(ancestor) for ancestor in ids]
 
-    def write_ancestors(self, id: GraphID, ancestors: list[GraphID]) -> None:
-        """Make the layer whole, and see that a loss of power will not take it away again."""
-        self.shape.write_below(self.home, parse_graph_id(id), ancestors)
+    def write_ancestors(self, id: GraphID, ancestors: list[GraphID], *, durable: bool) -> None:
+        """Make the layer whole; ``durable``: see that a loss of power will not take it away again."""
+        self.shape.write_below(self.home, parse_graph_id(id), ancestors, durable=durable)
 
     def is_writable(self, id: GraphID) -> bool:
         return self.work(id).is_dir()

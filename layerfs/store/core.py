@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 from layerfs.driver import Driver
@@ -23,10 +24,12 @@ class Core:
     owner: Owner
     read_only: bool
     guard: Guard
+    reserved: deque[CacheID]
+    """Layers that are announced and not begun."""
 
     def upon(self, driver: Driver) -> Core:
         """The same store as it would be with another driver."""
-        return Core(self.root, driver, self.db, self.owner, self.read_only, self.guard)
+        return Core(self.root, driver, self.db, self.owner, self.read_only, self.guard, self.reserved)
 
     def record_path(self, cache_id: CacheID) -> Path:
         """The record from which a layer's exact tar is given back."""

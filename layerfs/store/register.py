@@ -23,6 +23,7 @@ from layerfs.store.depth import refuse_deep
 from layerfs.store.layer import Layer, take
 from layerfs.store.records import LayerInfo
 from layerfs.store.removal import discard_layer
+from layerfs.store.reservation import take as take_reserved
 
 
 def register(
@@ -117,7 +118,7 @@ class _Registration:
         self._core = core
         self._below = below
         self._expected = expected
-        self._cache_id = new_cache_id()
+        self._cache_id: CacheID
 
     def run(self, tar: BinaryIO, *, compressed: bool) -> Layer:
         self._announce()
@@ -135,23 +136,34 @@ class _Registration:
 
     def _announce(self) -> None:
         """Say what is about to be made, so that it is found if we die."""
-        core, below = self._core, self._below
+        core = self._core
         owner = core.owner.id
-        # On the disk before anything is made: a power cut leaves nothing that no row tells of.
-        with core.db.transaction(sync=True):
-            if below is not None:
-                below = rows.layer(core.db, below.chain_id)
-                damaged.refuse(core.db, below.chain_id)
-            core.db.insert(
-                "INSERT INTO layers (cache_id, state, owner, parent, depth, created_ns)"
-                " VALUES (?, 'creating', ?, ?, ?, ?)",
-                self._cache_id,
-                owner,
-                below.cache_id if below else None,
-                below.depth + 1 if below else 1,
-                time.time_ns(),
-            )
-        self._below = below
+        reserved = take_reserved(core)
+        self._cache_id = reserved or new_cache_id()
+        try:
+            # On the disk before anything is made: a power cut leaves nothing that no row tells of.
+            with core.db.transaction(sync=reserved is None):
+                self._below = self._insert(owner)
+        except BaseException:
+            if reserved is not None:
+                core.reserved.appendleft(reserved)
+            raise
+
+    def _insert(self, owner: str) -> LayerInfo | None:
+        core, below = self._core, self._below
+        if below is not None:
+            below = rows.layer(core.db, below.chain_id)
+            damaged.refuse(core.db, below.chain_id)
+        core.db.insert(
+            "INSERT OR REPLACE INTO layers (cache_id, state, owner, parent, depth, created_ns)"
+            " VALUES (?, 'creating', ?, ?, ?, ?)",
+            self._cache_id,
+            owner,
+            below.cache_id if below else None,
+            below.depth + 1 if below else 1,
+            time.time_ns(),
+        )
+        return below
 
     def _fill(self, tar: BinaryIO, *, compressed: bool) -> Filled:
         parent = self._below.cache_id if self._below else None

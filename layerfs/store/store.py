@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from layerfs.store.rwlayer import RWLayer
 # container must not pay for registering a layer.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from typing import BinaryIO
 
     from layerfs.store.check import Problem
@@ -76,7 +78,7 @@ class Store:
         except BaseException:
             db.close()
             raise
-        core = Core(root, driver, db, Owner(db, root / "owners"), read_only, guard)
+        core = Core(root, driver, db, Owner(db, root / "owners"), read_only, guard, deque())
         try:
             _belongs(core, entry_point)
             if not read_only:
@@ -128,6 +130,14 @@ class Store:
         self._core.writable()
         counted = io.BufferedReader(Counted(tar, progress, what))
         return register(self._core, counted, parent, expected, limits=limits)
+
+    def reserving(self, depths: Sequence[int]) -> AbstractContextManager[None]:
+        """In the block so many layers can be registered, of these depths (1: upon nothing), without a wait
+        for the disk for each: it is said here, once, that they are about to be made."""
+        from layerfs.store.reservation import reserved
+
+        self._core.writable()
+        return reserved(self._core, depths)
 
     def get(self, chain_id: ChainID) -> Layer:
         """A handle of a layer, which keeps it from any prune. :class:`LayerNotFound` when it is not there."""

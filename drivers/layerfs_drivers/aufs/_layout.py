@@ -64,7 +64,7 @@ class AufsShape:
             return None
         return [parse_graph_id(line) for line in lines if line]
 
-    def write_below(self, home: Path, id: GraphID, ids: Sequence[GraphID]) -> None:
+    def write_below(self, home: Path, id: GraphID, ids: Sequence[GraphID], *, durable: bool) -> None:
         """Syncing a new file makes what was made before it durable as well, where there is a journal: one
         wait for the disk, where each directory would cost another."""
         new = home / "layers" / f".{id}"
@@ -72,7 +72,8 @@ class AufsShape:
             file.writelines(f"{below}\n" for below in ids)
             file.flush()
             new.rename(home / "layers" / id)
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
 
     def detach(self, home: Path, id: GraphID, gone: Path) -> None:
         if not self.exists(home, id):
