@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -13,6 +15,7 @@ import attrs
 from layerfs.linux.fuseserver import server_of
 from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import is_mount
+from tests.require import need
 
 
 def layerfs_fuse(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -85,6 +88,18 @@ class Ground:
             assert time.monotonic() < deadline, said
             time.sleep(0.01)
         assert "Traceback" not in said, said
+
+    @contextlib.contextmanager
+    def by_us(self, *further: str) -> Iterator[Path]:
+        yield self.mount(*further)
+        self.umount()
+
+    @contextlib.contextmanager
+    def by_fuse_overlayfs(self, *further: str) -> Iterator[Path]:
+        options = self.options(*further).replace(f",log={self.log}", "")
+        subprocess.run([need.tool("fuse-overlayfs"), "-o", options, self.root], check=True)
+        yield self.root
+        umount(self.root)
 
     def again(self, *further: str) -> Path:
         self.umount()

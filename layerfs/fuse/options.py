@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from layerfs.errors import InvalidOption, NotSupported
+from layerfs.errors import InvalidOption
 from layerfs.fuse.owners import Ids, parse_ranges
 from layerfs.linux.mount import split_lower
+from layerfs.union.owners import PRIVILEGED, USER
 from layerfs.values import frozen
 
 _FOR_THE_KERNEL = frozenset({"nodev", "noexec", "nosuid"})
+_OWNERS = {"0": None, "1": PRIVILEGED, "2": USER}
 _SECURITY = ("context", "fscontext", "defcontext", "rootcontext")
 
 
@@ -27,8 +29,10 @@ class Options:
     work: Path | None = None
     volatile: bool = False
     """Nothing is ever flushed to the disk."""
-    whiteouts: str = "overlay"
-    """Whose marks the directories have: ``overlay`` or ``aufs``."""
+    whiteouts: str = "fuse-overlayfs"
+    """Whose marks the directories have: ``overlay``, ``aufs``, or overlay's with those of fuse-overlayfs."""
+    owners: bytes | None = None
+    """The xattr in which owners and modes are kept; None: they are those of the files."""
     user_xattrs: bool | None = None
     """Marks in ``user.overlay.*``; None: where ``trusted.*`` cannot be set."""
     allow_other: bool | None = None
@@ -60,7 +64,7 @@ def join_options(options: Sequence[str]) -> str:
 
 
 def parse(options: Sequence[str]) -> Options:
-    """:class:`InvalidOption` for what has no meaning, :class:`NotSupported` for what is not kept to.
+    """:class:`InvalidOption` for what has no meaning.
     Options that are not known are passed over, as mount(8) hands on many (``rw``, ``dev``, ``_netdev``)."""
     given = dict(_pairs(options))
     if "lowerdir" not in given:
@@ -72,14 +76,12 @@ def parse(options: Sequence[str]) -> Options:
         raise InvalidOption("an upperdir needs a workdir on the same file system", hint="workdir=WORK")
     if "ro" in given and upper is not None:
         lower, upper = (upper, *lower), None
-    if given.get("xattr_permissions", "0") not in ("", "0"):
-        raise NotSupported(
-            "xattr_permissions: owners and modes are not kept in extended attributes",
-            hint="run in a user namespace that maps a range of ids, where they are kept as they are",
-        )
-    whiteouts = given.get("whiteouts", "overlay")
-    if whiteouts not in ("overlay", "aufs"):
-        raise InvalidOption(f"whiteouts={whiteouts}: not known", hint="overlay or aufs")
+    owners = given.get("xattr_permissions", "0")
+    if owners not in _OWNERS:
+        raise InvalidOption(f"xattr_permissions={owners}: not known", hint="0, 1 or 2")
+    whiteouts = given.get("whiteouts", "fuse-overlayfs")
+    if whiteouts not in ("overlay", "aufs", "fuse-overlayfs"):
+        raise InvalidOption(f"whiteouts={whiteouts}: not known", hint="overlay, aufs or fuse-overlayfs")
     read_only = ("ro",) if upper is None else ()
     return Options(
         lower=lower,
@@ -87,6 +89,7 @@ def parse(options: Sequence[str]) -> Options:
         work=work if upper is not None else None,
         volatile="volatile" in given or given.get("fsync") == "0",
         whiteouts=whiteouts,
+        owners=_OWNERS[owners],
         user_xattrs=True if "userxattr" in given else None,
         allow_other=True if "allow_other" in given else None,
         uids=_ids(given, "uid"),

@@ -19,6 +19,8 @@ from layerfs.fuse.options import Options
 from layerfs.linux.mount import umount
 from layerfs.linux.userns import drop_capability, has_capability, in_user_namespace
 from layerfs.union.aufs import Aufs
+from layerfs.union.dialect import Dialect
+from layerfs.union.fuseoverlayfs import FuseOverlayfs
 from layerfs.union.overlay import FUSE, TRUSTED, USER, Overlay
 from layerfs.union.union import Union
 
@@ -48,6 +50,7 @@ def serve(options: Options, source: str, target: Path, ready: Callable[[], None]
         from layerfs.fuse.edge import Edge
 
         edge = Edge(union, uids=options.uids, gids=options.gids)
+        edge.enable_acl = options.owners is None
         _mount(fuse, edge, options, source, target)
         try:
             _unmount_on_signals(target)
@@ -80,18 +83,28 @@ def _pyfuse3() -> Any:
         ) from error
 
 
-def _overlay(options: Options) -> Overlay:
+def _dialect(options: Options) -> Dialect:
+    if options.whiteouts == "aufs":
+        return Aufs()
+    kind = FuseOverlayfs if options.whiteouts == "fuse-overlayfs" else Overlay
     by_user = options.user_xattrs
     if by_user is None:
         by_user = in_user_namespace() or not has_capability("CAP_SYS_ADMIN")
-    return Overlay((USER, FUSE) if by_user else (TRUSTED,))
+    return kind((USER, FUSE) if by_user else (TRUSTED,))
 
 
 @contextlib.contextmanager
 def _union(options: Options) -> Iterator[Union]:
-    dialect = Aufs() if options.whiteouts == "aufs" else _overlay(options)
+    dialect = _dialect(options)
     with translated("open the directories of the union"):
-        union = Union(options.lower, options.upper, options.work, dialect=dialect, volatile=options.volatile)
+        union = Union(
+            options.lower,
+            options.upper,
+            options.work,
+            dialect=dialect,
+            volatile=options.volatile,
+            owners=options.owners,
+        )
     try:
         yield union
     finally:

@@ -64,8 +64,8 @@ BY_KERNEL = ByKernel()
 
 @frozen
 class ByFuse:
-    whiteouts: str = ""
-    """Whose marks the layers have; empty for overlay's."""
+    whiteouts: str = "overlay"
+    """Whose marks the layers have."""
     name: str = "FUSE"
 
     def missing(self) -> tuple[str, str]:
@@ -77,8 +77,7 @@ class ByFuse:
         options = [*stack.directories(), "allow_other"]
         if user_xattrs:
             options.append("userxattr")
-        if self.whiteouts:
-            options.append(f"whiteouts={self.whiteouts}")
+        options.append(f"whiteouts={self.whiteouts}")
         return Mount("fuse.layerfs", "layerfs", tuple(options))
 
     def perform(self, mount: Mount, target: Path, log: Path) -> None:

@@ -11,6 +11,7 @@ from layerfs.linux.syscall import failure
 from layerfs.union.attributes import NOW, Changes
 from layerfs.union.copyup import CopyUp
 from layerfs.union.nodes import File, Node
+from layerfs.union.owners import Owners
 from layerfs.union.tree import Spot, Tree
 
 
@@ -30,11 +31,13 @@ class Change:
             self._tree.check_has_data(spot.path)
             # By a handle times change even if the size does not (truncate(2)).
             os.truncate(spot.path if fh is None else fh, changes.size)
-        if changes.uid is not None or changes.gid is not None:
+        if self._tree.owners is not None:
+            self._keep_owner(self._tree.owners, node, spot, changes)
+        elif changes.uid is not None or changes.gid is not None:
             uid = -1 if changes.uid is None else changes.uid
             gid = -1 if changes.gid is None else changes.gid
             os.chown(spot.name, uid, gid, dir_fd=spot.dir_fd, follow_symlinks=spot.follow)
-        if changes.mode is not None:
+        if changes.mode is not None and self._tree.owners is None:
             os.chmod(spot.name, changes.mode, dir_fd=spot.dir_fd)
         if changes.atime_ns is not None or changes.mtime_ns is not None:
             self._set_times(node, spot, changes)
@@ -51,11 +54,21 @@ class Change:
 
     def clear_privileges(self, file: Node) -> None:
         mode = self._tree.status(file).st_mode
-        kept = mode & ~stat.S_ISUID
-        if mode & stat.S_IXGRP:
-            kept &= ~stat.S_ISGID
+        kept = _without_privileges(mode)
         if stat.S_ISREG(mode) and kept != mode:
             self.change(file, Changes(mode=stat.S_IMODE(kept)))
+
+    def _keep_owner(self, owners: Owners, node: Node, spot: Spot, changes: Changes) -> None:
+        status = self._tree.status(node)
+        uid = status.st_uid if changes.uid is None else changes.uid
+        gid = status.st_gid if changes.gid is None else changes.gid
+        mode = status.st_mode
+        if changes.mode is not None:
+            mode = stat.S_IFMT(mode) | changes.mode
+        elif stat.S_ISREG(mode) and (changes.uid is not None or changes.gid is not None):
+            mode = _without_privileges(mode)
+        if (uid, gid, mode) != (status.st_uid, status.st_gid, status.st_mode):
+            owners.keep(spot.path, uid, gid, mode, follow=spot.follow)
 
     @staticmethod
     def _check_can_truncate(node: Node) -> None:
@@ -74,6 +87,11 @@ class Change:
             os.utime(spot.name, None, dir_fd=spot.dir_fd, follow_symlinks=spot.follow)
         else:
             os.utime(spot.name, ns=times, dir_fd=spot.dir_fd, follow_symlinks=spot.follow)
+
+
+def _without_privileges(mode: int) -> int:
+    kept = mode & ~stat.S_ISUID
+    return kept & ~stat.S_ISGID if mode & stat.S_IXGRP else kept
 
 
 def _moment(wanted: int | None, present: int) -> int:

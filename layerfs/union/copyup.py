@@ -160,11 +160,15 @@ class CopyUp:
         self._dress(work, temporary, source, status)
 
     def _dress(self, work: Work, temporary: bytes, source: bytes, status: os.stat_result) -> None:
-        # The owner first: a change of it clears setuid and file capabilities.
-        os.chown(temporary, status.st_uid, status.st_gid, dir_fd=work.fd, follow_symlinks=False)
-        if not stat.S_ISLNK(status.st_mode):
-            os.chmod(temporary, stat.S_IMODE(status.st_mode), dir_fd=work.fd)
-        self._copy_xattrs(source, path_at(work.fd, temporary))
+        target = path_at(work.fd, temporary)
+        if self._tree.owners is not None:
+            self._tree.owners.keep(target, status.st_uid, status.st_gid, status.st_mode)
+        else:
+            # The owner first: a change of it clears setuid and file capabilities.
+            os.chown(temporary, status.st_uid, status.st_gid, dir_fd=work.fd, follow_symlinks=False)
+            if not stat.S_ISLNK(status.st_mode):
+                os.chmod(temporary, stat.S_IMODE(status.st_mode), dir_fd=work.fd)
+        self._copy_xattrs(source, target)
         times = (status.st_atime_ns, status.st_mtime_ns)
         os.utime(temporary, ns=times, dir_fd=work.fd, follow_symlinks=False)
 
@@ -173,6 +177,8 @@ class CopyUp:
             for listed in os.listxattr(source, follow_symlinks=False):
                 name = os.fsencode(listed)
                 if name in HOSTS_OWN or self._tree.dialect.shown(name) is None:
+                    continue
+                if self._tree.owners is not None and self._tree.owners.is_own(name):
                     continue
                 value = read_one(source, name)
                 if value is None:

@@ -127,7 +127,7 @@ class Make:
         else:
             make(dir_fd, name)
             try:
-                status = _finish(dir_fd, name, mode, caller, heritage)
+                status = self._finish(dir_fd, name, mode, caller, heritage)
             except BaseException:
                 with contextlib.suppress(OSError):
                     (os.rmdir if stat.S_ISDIR(mode) else os.unlink)(name, dir_fd=dir_fd)
@@ -155,21 +155,37 @@ class Make:
     ) -> os.stat_result:
         work = self._copyup.work
         is_directory = stat.S_ISDIR(mode)
-        with _cradle(work, heritage) as temporary:
+        with _cradle(work, heritage if self._tree.owners is None else (None, b"")) as temporary:
             make(work.fd, temporary)
-            status = _finish(work.fd, temporary, mode, caller, heritage)
+            status = self._finish(work.fd, temporary, mode, caller, heritage)
             if is_directory:
                 self._tree.dialect.set_opaque(work.fd, temporary)
             self._tree.dialect.put(temporary, dir_fd, name, directory=is_directory, marked=True)
         return status
 
-    @staticmethod
-    def _heritage(directory: Directory, dir_fd: int) -> Heritage:
+    def _finish(
+        self, dir_fd: int, name: bytes, mode: int, caller: Caller, heritage: Heritage
+    ) -> os.stat_result:
+        owners = self._tree.owners
+        if owners is None:
+            return _finish(dir_fd, name, mode, caller, heritage)
+        mode = stat.S_IFMT(mode) | stat.S_IMODE(mode) & ~caller.umask
+        group, _ = heritage
+        if group is not None and stat.S_ISDIR(mode):
+            mode |= stat.S_ISGID
+        path = path_at(dir_fd, name)
+        owners.keep(path, caller.uid, caller.gid if group is None else group, mode)
+        status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        return owners.shown(status, 0, path, follow=False)
+
+    def _heritage(self, directory: Directory, dir_fd: int) -> Heritage:
         heritage = directory.heritage
         if heritage is None:
-            status = os.fstat(dir_fd)
+            by_xattr = self._tree.owners is not None
+            status = self._tree.status(directory) if by_xattr else os.fstat(dir_fd)
             group = status.st_gid if status.st_mode & stat.S_ISGID else None
-            heritage = directory.heritage = (group, read_one(dir_fd, _DEFAULT_ACL) or b"")
+            acl = b"" if by_xattr else read_one(dir_fd, _DEFAULT_ACL)
+            heritage = directory.heritage = (group, acl or b"")
         return heritage
 
 

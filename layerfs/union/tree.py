@@ -14,6 +14,7 @@ from layerfs.union.branches import Branches
 from layerfs.union.dialect import Dialect, Slot
 from layerfs.union.nodes import Directory, File, Node, Nodes, is_directory
 from layerfs.union.numbers import Numbers
+from layerfs.union.owners import Owners
 from layerfs.union.work import Work
 
 NAME_MAX = 255
@@ -43,10 +44,13 @@ class Spot(NamedTuple):
 class Tree:
     """The branches as one tree. ``work``: with it the first branch can be written."""
 
-    def __init__(self, branches: Branches, dialect: Dialect, work: Work | None) -> None:
+    def __init__(
+        self, branches: Branches, dialect: Dialect, work: Work | None, owners: Owners | None = None
+    ) -> None:
         self.branches = branches
         self.dialect = dialect
         self.work = work
+        self.owners = owners
         self.nodes = Nodes()
         self.numbers = Numbers(branches.all)
         self._first_lower = 0 if work is None else 1
@@ -97,7 +101,10 @@ class Tree:
         node = directory.children.get(name)
         if node is not None:
             return node, self.status(node)
-        return self._find(directory, name)
+        found = self._find(directory, name)
+        if found is None or self.owners is None:
+            return found
+        return found[0], self._owned(found[0], found[1])
 
     def _find(self, directory: Directory, name: bytes) -> tuple[Node, os.stat_result] | None:
         if len(name) > NAME_MAX:
@@ -281,6 +288,19 @@ class Tree:
             raise failure(errno.EPERM)
 
     def status(self, node: Node) -> os.stat_result:
+        status = self._status(node)
+        return status if self.owners is None else self._owned(node, status)
+
+    def _owned(self, node: Node, status: os.stat_result) -> os.stat_result:
+        """The status with the owner and mode that are kept in an xattr."""
+        if self.owners is None or (not isinstance(node, File) and node.last is not None):
+            return status
+        top = node.branch if isinstance(node, File) else node.layers[0]
+        branch = 0 if self.is_up(node) else top
+        spot = self.spot(node)
+        return self.owners.shown(status, branch, spot.path, follow=spot.follow)
+
+    def _status(self, node: Node) -> os.stat_result:
         if isinstance(node, File):
             if node.held is not None:
                 return os.stat(node.held)

@@ -25,6 +25,7 @@ from layerfs.union.handles import Directories, DirectoryEntry, Files
 from layerfs.union.make import Make
 from layerfs.union.nodes import File, Node
 from layerfs.union.overlay import Overlay
+from layerfs.union.owners import Owners
 from layerfs.union.remove import Remove
 from layerfs.union.rename import Rename
 from layerfs.union.tree import Tree
@@ -74,6 +75,7 @@ class Union:
         *,
         dialect: Dialect | None = None,
         volatile: bool = False,
+        owners: bytes | None = None,
     ) -> None:
         """``lower``: topmost first, may be empty. Without ``upper`` all that writes is EROFS.
 
@@ -81,7 +83,8 @@ class Union:
         marked, ``Overlay()`` unless told. ``volatile``: nothing is ever flushed to the disk.
 
         OSError for a directory that cannot be opened; ``NotSupported`` for a work directory that a volatile
-        mount of the kernel left behind.
+        mount of the kernel left behind. ``owners``: the xattr in which owners and modes are kept (see
+        :mod:`layerfs.union.owners`), None if they are those of the files.
         """
         if (upper is None) != (workdir is None):
             raise ValueError("an upper directory needs a work directory, and the other way round")
@@ -94,7 +97,10 @@ class Union:
             if workdir is not None:
                 work = Work(workdir)
                 dialect.attach(work)
-            self._tree = tree = Tree(branches, dialect, work)
+            kept = None
+            if owners is not None:
+                kept = Owners(branches.all, owners, writable=upper is not None)
+            self._tree = tree = Tree(branches, dialect, work, kept)
         except BaseException:
             branches.close()
             if work is not None:

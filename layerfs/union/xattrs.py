@@ -11,6 +11,8 @@ from layerfs.union.change import Change
 from layerfs.union.nodes import File, Node
 from layerfs.union.tree import Tree
 
+_ACL = b"system.posix_acl_"
+
 
 class Xattrs:
     def __init__(self, tree: Tree, change: Change) -> None:
@@ -19,7 +21,7 @@ class Xattrs:
 
     def get(self, node: Node, name: bytes) -> bytes:
         spot = self._tree.spot(node)
-        return os.getxattr(spot.path, self._tree.dialect.on_disk(name), follow_symlinks=spot.follow)
+        return os.getxattr(spot.path, self._on_disk(name, errno.ENODATA), follow_symlinks=spot.follow)
 
     def list(self, node: Node) -> list[bytes]:
         spot = self._tree.spot(node)
@@ -30,11 +32,17 @@ class Xattrs:
             if error.errno == errno.EOPNOTSUPP:
                 return []
             raise
-        return [seen for name in names if (seen := shown(os.fsencode(name))) is not None]
+        owners = self._tree.owners
+        return [
+            seen
+            for name in map(os.fsencode, names)
+            if (seen := shown(name)) is not None and not (owners is not None and owners.is_own(name))
+        ]
 
     def set(self, node: Node, name: bytes, value: bytes, flags: int) -> None:
+        on_disk = self._on_disk(name, errno.EPERM)
         spot = self._change.copied(node)
-        os.setxattr(spot.path, self._tree.dialect.on_disk(name), value, flags, follow_symlinks=spot.follow)
+        os.setxattr(spot.path, on_disk, value, flags, follow_symlinks=spot.follow)
         self._inherit_anew(node)
 
     def remove(self, node: Node, name: bytes) -> None:
@@ -43,8 +51,18 @@ class Xattrs:
         if not self._tree.is_up(node):
             self.get(node, name)  # what is not there is no reason to copy the file
         spot = self._change.copied(node)
-        os.removexattr(spot.path, self._tree.dialect.on_disk(name), follow_symlinks=spot.follow)
+        os.removexattr(spot.path, self._on_disk(name, errno.ENODATA), follow_symlinks=spot.follow)
         self._inherit_anew(node)
+
+    def _on_disk(self, name: bytes, refused: int) -> bytes:
+        """``refused``: what is said of those in which owners are kept. They leave no room for ACLs."""
+        on_disk = self._tree.dialect.on_disk(name)
+        owners = self._tree.owners
+        if owners is not None and owners.is_own(on_disk):
+            raise failure(refused)
+        if owners is not None and name.startswith(_ACL):
+            raise failure(errno.EOPNOTSUPP)
+        return on_disk
 
     @staticmethod
     def _inherit_anew(node: Node) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from layerfs import load, open_store
 from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import is_mount, mounts_below
 from tests.fusekit import Ground
@@ -105,3 +106,56 @@ def test_a_program_is_cloned_built_and_unpacked_in_it(ground: Ground, tmp_path: 
     run("rm", "-rf", root / "clone", root / "many", root / "all.tar")
     assert os.listdir(root) == []
     ground.umount()
+
+
+# The machine's devices and proc, in a mount namespace that ends with the command.
+_IN_ROOT = """
+for place in dev proc; do mount --rbind /$place "$1/$place"; done
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive
+exec chroot "$1" sh -ec "$2"
+"""
+_PACKAGES = ("jq", "libjq1", "libonig5")
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """A program and its libraries as Debian has them: from the mirror, or what apt kept of it here."""
+    directory = tmp_path / "packages"
+    directory.mkdir()
+    command = [need.tool("apt-get"), "-qq", "-o", "APT::Sandbox::User=root", "download", *_PACKAGES]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    for name in _PACKAGES:
+        if not list(directory.glob(f"{name}_*.deb")):
+            kept = sorted(Path("/var/cache/apt/archives").glob(f"{name}_*.deb"))
+            if not kept:
+                need.missing("mirror", done.stderr.strip()[-500:])
+            shutil.copy(kept[-1], directory)
+    return directory
+
+
+def test_apt_installs_and_removes_packages_in_it(debian_image: Path, packages: Path, tmp_path: Path) -> None:
+    need.fuse()
+
+    def run_in(root: Path, script: str) -> str:
+        command = ["unshare", "--mount", "sh", "-ec", _IN_ROOT, "sh", str(root), script]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with open_store(tmp_path / "store", runroot=tmp_path / "run", driver="fuse") as store:
+        (image,) = load(store, debian_image)
+        container = store.create_rw("apt", image.layers[-1], image=image.id)
+        with container.mounted() as root:
+            for package in packages.iterdir():
+                shutil.copy(package, root / "tmp")
+            # The image has a file there: it shows how a file comes in the place of a directory.
+            run_in(root, "rm /var/log/apt && mkdir /var/log/apt")
+            run_in(root, "apt-get -qq -o APT::Sandbox::User=root install -y /tmp/*.deb && rm /tmp/*.deb")
+        with container.mounted() as root:
+            assert run_in(root, f"dpkg -V {' '.join(_PACKAGES)}; dpkg --audit") == ""
+            assert run_in(root, "echo '[1, 2]' | jq -c 'map(. + 1)'") == "[2,3]\n"
+        changed = {(change.kind.value, change.path) for change in container.changes()}
+        assert {("A", b"usr/bin/jq"), ("C", b"var/lib/dpkg/status")} <= changed
+        with container.mounted() as root:
+            run_in(root, "apt-get -qq purge -y jq libjq1 libonig5 && ! command -v jq")
+        assert not [change for change in container.changes() if change.path.startswith(b"usr/bin/")]

@@ -180,7 +180,7 @@ def test_owners_are_squashed(ground: Ground, options: tuple[str, ...], shown: tu
         (["-o", "lowerdir=/", "/no/such/root"], "/no/such/root is not a directory"),
         (["-o", "lowerdir=/,uidmapping=1:2", "ROOT"], "uidmapping"),
         (["-o", "lowerdir=/,squash_to_uid=me", "ROOT"], "squash_to_uid"),
-        (["-o", "lowerdir=/,xattr_permissions=2", "ROOT"], "xattr_permissions"),
+        (["-o", "lowerdir=/,xattr_permissions=3", "ROOT"], "xattr_permissions"),
     ],
 )
 def test_what_it_cannot_do_it_says(ground: Ground, words: list[str], said: str) -> None:
