@@ -145,9 +145,9 @@ class Leak:
     """What a driver holds in the kernel that belongs to no use of any layer."""
 
     kind: str
-    """``mount``, ``count``, ``device``, ``qgroup``."""
+    """``mount``, ``count``, ``device``, ``snapshot``, ``qgroup``."""
     what: str
-    """A path, or the name of the device or group."""
+    """A path, or the name of the device, snapshot or group."""
     detail: str
 
 
@@ -261,9 +261,9 @@ class Leaky(Protocol):
 
     def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
         """What belongs to no use of any layer: mounts that nobody counts, counts without a mount, devices
-        and quota groups without a layer. ``remove``: release it; the answer is then what was found, and an
-        error what could not be released. Others may use the driver meanwhile: what they are about to count,
-        or to give back, is no leak."""
+        without a user, snapshots and quota groups without a layer. ``remove``: release it; the answer is then
+        what was found, and an error what could not be released. Others may use the driver meanwhile: what
+        they are about to count, or to give back, is no leak."""
 
 
 class Driver(ProtoDriver, DiffDriver, Protocol):

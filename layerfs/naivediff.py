@@ -194,6 +194,11 @@ class NaiveDiff:
         find = getattr(self.proto, "leaks", None)
         return () if find is None else find(remove=remove)
 
+    @property
+    def parent(self) -> Callable[[GraphID], GraphID | None]:
+        """Like a driver that lacks it, this one lacks it then."""
+        return self.proto.parent  # type: ignore[attr-defined, no-any-return]
+
 
 class _Held(io.RawIOBase):
     """A stream that gives something back at its end, or when it is closed."""

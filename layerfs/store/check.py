@@ -40,7 +40,8 @@ DAMAGED_IMAGE = "damaged-image"
 COUNT = "count"
 """A number that does not match what it counts: a layer's depth, users of a mount that is not there."""
 LEAKED = "leaked-"
-"""What the driver holds in the kernel for nobody: ``leaked-mount``, ``leaked-device``, ``leaked-qgroup``."""
+"""What the driver holds in the kernel for nobody: ``leaked-mount``, ``leaked-device``, ``leaked-snapshot``,
+``leaked-qgroup``."""
 MIGRATION = "migration"
 """A move to another driver that is not finished."""
 DATABASE = "database"
@@ -243,6 +244,8 @@ def _misplaced(core: Core, layer: LayerInfo, known: dict[ChainID, LayerInfo]) ->
     except LayerfsError as error:
         yield Problem(DAMAGED_LAYER, layer.chain_id, str(error), _HEAL)
         return
+    if parent is not None and not core.driver.exists(parent.cache_id):
+        return  # the parent is what is missing
     if found != (parent.cache_id if parent else None):
         yield Problem(
             WRONG_PARENT, layer.chain_id, f"driver {core.driver.name} has it upon {found or 'nothing'}", _HEAL

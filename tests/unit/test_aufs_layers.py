@@ -78,6 +78,18 @@ def test_layers_lie_as_dockers_aufs_driver_lays_them(driver: OverlayDriver) -> N
     assert driver.metadata(TOP)["lowerdir"] == f"{home}/diff/other:{home}/diff/base"
 
 
+@pytest.mark.host("here", "no-overlay")
+def test_what_it_stands_upon_and_what_it_left_mounted_is_told(driver: OverlayDriver) -> None:
+    need.fuse()
+    make_layer(driver, BASE, [file(b"f", b"")])
+    driver.create_read_write(TOP, BASE)
+    assert (driver.parent(TOP), driver.parent(BASE)) == (BASE, None)
+    target = driver.get(TOP)
+    (driver.layout.counts / TOP).unlink()
+    assert [(leak.kind, leak.what) for leak in driver.leaks(remove=True)] == [("mount", str(target))]
+    assert driver.leaks() == []
+
+
 def test_a_chain_is_no_deeper_than_aufs_can_stack(driver: OverlayDriver) -> None:
     parent = None
     for number in range(MOST_LAYERS):

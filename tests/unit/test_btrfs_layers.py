@@ -99,6 +99,12 @@ def test_metadata_tells_the_subvolume_and_the_parent(driver: BtrfsDriver) -> Non
     assert "parent" not in driver.metadata(BASE)
 
 
+def test_what_a_layer_stands_upon_is_told(driver: BtrfsDriver) -> None:
+    assert (driver.parent(TOP), driver.parent(BASE)) == (BASE, None)
+    driver.remove(BASE)
+    assert driver.parent(TOP) is None
+
+
 def test_a_name_that_the_ioctl_could_not_hold_is_refused(where: Path) -> None:
     with opened(where, os.O_RDONLY) as fd:
         for make in (_ioctl.create_subvolume, _ioctl.destroy):

@@ -132,6 +132,26 @@ def test_a_layer_mounted_in_another_namespace_names_who_has_it(home: Path, run: 
     gone(home)
 
 
+def test_a_device_that_nobody_uses_is_a_leak(home: Path, run: Path) -> None:
+    driver = open_small(home, run)
+    driver.create_read_write(TOP, None)
+    driver.create_read_write(OTHER, TOP)
+    find = driver.leaks  # type: ignore[attr-defined]
+    assert [driver.parent(id) for id in (TOP, OTHER)] == [None, TOP]  # type: ignore[attr-defined]
+    driver.mounts(TOP)
+    with mounted(driver, OTHER):
+        assert find(remove=True) == []
+        assert active(home) == sorted([TOP, OTHER])
+    target = driver.get(OTHER)
+    (run / "counts" / OTHER).unlink()
+    (run / "described" / Path(driver.metadata(TOP)["device"]).name).unlink()
+    found = [(leak.kind, leak.what) for leak in find()]
+    assert found == [("mount", str(target)), ("device", Path(driver.metadata(TOP)["device"]).name)]
+    find(remove=True)
+    assert find() == []
+    gone(home)
+
+
 def gone(home: Path) -> None:
     until(lambda: active(home) == [])
 

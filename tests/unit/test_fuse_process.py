@@ -122,6 +122,19 @@ def test_its_death_is_noticed_and_named(driver: OverlayDriver) -> None:
     driver.remove(TOP)
 
 
+def test_what_is_left_of_it_is_a_leak_only_while_it_is_mounted(driver: OverlayDriver) -> None:
+    assert (driver.parent(TOP), driver.parent(BASE)) == (BASE, None)
+    target = driver.get(TOP)
+    assert driver.leaks() == []
+    (driver.layout.counts / TOP).unlink()
+    os.kill(server(target), signal.SIGKILL)
+    assert [(leak.kind, leak.what) for leak in driver.leaks()] == [("mount", str(target))]
+    driver.leaks(remove=True)
+    assert driver.leaks() == [] and not is_mount(target)
+    with mounted(driver, TOP) as root:
+        assert (root / "f").read_bytes() == b"below"
+
+
 def test_facts_tell_who_serves(driver: OverlayDriver) -> None:
     assert "process" not in driver.metadata(TOP)
     with mounted(driver, TOP) as root:

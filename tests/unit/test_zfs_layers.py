@@ -21,6 +21,7 @@ from layerfs.errors import (
 )
 from layerfs.ids import GraphID
 from layerfs.linux import zfsfuse
+from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
 from layerfs.testing.conformance.base import (
     BASE,
@@ -159,6 +160,45 @@ def test_a_layer_with_layers_upon_it_stays(driver: ZfsDriver, zfs_dataset: str) 
     with pytest.raises(LayerInUse, match="layer base has layers upon it"):
         driver.remove(BASE)
     assert driver.exists(BASE)
+
+
+def test_what_a_layer_stands_upon_is_told(driver: ZfsDriver) -> None:
+    make_layer(driver, BASE, [])
+    driver.create_read_write(TOP, BASE)
+    driver.create_read_write(OTHER, TOP)
+    assert [driver.parent(id) for id in (BASE, TOP, OTHER)] == [None, BASE, TOP]
+
+
+def test_a_snapshot_without_a_clone_is_a_leak(driver: ZfsDriver, zfs_dataset: str) -> None:
+    driver.create_read_write(TOP, None)
+    driver.create_read_write(OTHER, TOP)
+    zfs("snapshot", f"{zfs_dataset}/{TOP}@backup")
+    before = below(zfs_dataset)
+    assert driver.leaks() == []
+    left = driver.dataset.passing_snapshot(TOP)
+    zfs("snapshot", left)
+    with driver._cloning(alone=False):
+        assert driver.leaks() == [], "somebody may be about to make a clone"
+    [leak] = driver.leaks()
+    assert (leak.kind, leak.what) == ("snapshot", left)
+    assert driver.leaks(remove=True) == [leak]
+    assert driver.leaks() == [] and below(zfs_dataset) == before
+
+
+def test_mounts_that_nobody_counts_are_leaks(driver: ZfsDriver) -> None:
+    driver.create_read_write(TOP, None)
+    with mounted(driver, TOP):
+        assert driver.leaks(remove=True) == []
+    target = driver.get(TOP)
+    dataset = driver.runroot / "datasets" / TOP
+    (driver.runroot / "counts" / TOP).unlink()
+    assert [(leak.kind, leak.what) for leak in driver.leaks()] == [("mount", str(target))]
+    umount(target)
+    assert [(leak.kind, leak.what) for leak in driver.leaks()] == [("mount", str(dataset))]
+    driver.leaks(remove=True)
+    assert driver.leaks() == [] and mounts_below(driver.runroot) == []
+    with driver.files(TOP):
+        assert driver.leaks() == []
 
 
 # Who is busy

@@ -19,7 +19,7 @@ import os
 import struct
 from pathlib import Path
 
-from layerfs.driver import CreateOptions
+from layerfs.driver import CreateOptions, Leak
 from layerfs.errors import InvalidOption, NotSupported
 from layerfs.ids import GraphID
 from layerfs.linux.opened import opened
@@ -31,6 +31,7 @@ NOTE = ".qgroup-"
 NO_INODE_LIMIT = "btrfs limits bytes, not inodes"
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+_LAST = (1 << 64) - 1
 _STATUS_FLAGS = struct.Struct("=16x Q")  # of struct btrfs_qgroup_status_item
 _LIMIT = struct.Struct("=Q 8x Q")  # flags and max_excl of struct btrfs_qgroup_limit_item
 
@@ -157,9 +158,38 @@ def remove(fd: int, subvolume: int) -> bool:
     return True
 
 
+def leaks(home: Path, *, remove: bool) -> list[Leak]:
+    """The qgroups of removed subvolumes that notes tell to be ours, and that nothing takes away any more: the
+    last block of the subvolume is freed."""
+    if not is_host_root():
+        return []
+    found = []
+    with opened(home, _DIRECTORY) as fd:
+        if not is_on(fd):
+            return []
+        for name in sorted(os.listdir(fd)):
+            id = int(name.removeprefix(NOTE)) if name.startswith(NOTE) else 0
+            if id and not _has_root(fd, id) and _has_qgroup(fd, id):
+                found.append(Leak("qgroup", f"0/{id}", f"its subvolume was removed from {home}"))
+                if remove:
+                    settle_note(fd, id)
+    return found
+
+
+def _has_root(fd: int, subvolume: int) -> bool:
+    """Whether anything is left of a subvolume, if only blocks to be freed."""
+    first, last = (subvolume, _ioctl.ROOT_ITEM_KEY, 0), (subvolume, _ioctl.ROOT_ITEM_KEY, _LAST)
+    return any(True for _ in _ioctl.search(fd, _ioctl.ROOT_TREE, first, last))
+
+
+def _has_qgroup(fd: int, subvolume: int) -> bool:
+    only = (0, _ioctl.QGROUP_INFO_KEY, subvolume)
+    return any(True for _ in _ioctl.search(fd, _ioctl.QUOTA_TREE, only, only))
+
+
 def _still_there(home: int, subvolume: int) -> bool:
     """Whether a subvolume has a name: it was not removed after all."""
-    first, last = (subvolume, _ioctl.ROOT_BACKREF_KEY, 0), (subvolume, _ioctl.ROOT_BACKREF_KEY, (1 << 64) - 1)
+    first, last = (subvolume, _ioctl.ROOT_BACKREF_KEY, 0), (subvolume, _ioctl.ROOT_BACKREF_KEY, _LAST)
     return any(True for _ in _ioctl.search(home, _ioctl.ROOT_TREE, first, last))
 
 

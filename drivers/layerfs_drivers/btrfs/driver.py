@@ -242,7 +242,7 @@ class BtrfsDriver:
 
     def usage(self, id: GraphID, /) -> Usage:
         """What the layer changed, as ``changes`` finds it; of a layer whose parent is gone all of it."""
-        return self._naive.changed_usage(id, self._parent(id))
+        return self._naive.changed_usage(id, self.parent(id))
 
     def metadata(self, id: GraphID, /) -> Mapping[str, str]:
         """``subvolume`` (its path), ``id``, ``parent``, ``limit`` in bytes."""
@@ -250,7 +250,7 @@ class BtrfsDriver:
             facts = {
                 "subvolume": str(self._root(id)),
                 "id": str(_ioctl.subvolume_info(fd).id),
-                "parent": self._parent(id),
+                "parent": self.parent(id),
                 "limit": self._quota.limit(id),
             }
         return {key: str(value) for key, value in facts.items() if value is not None}
@@ -274,8 +274,20 @@ class BtrfsDriver:
         """Nothing is held between calls."""
 
     def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
-        with translated("look for mounts that nobody uses"):
-            return self._counts.leaks(self.runroot / "mounts", remove=remove)
+        with translated("look for what nobody uses"):
+            mounts = self._counts.leaks(self.runroot / "mounts", remove=remove)
+            return [*mounts, *_quota.leaks(self.home, remove=remove)]
+
+    def parent(self, id: GraphID, /) -> GraphID | None:
+        """None also when the parent is gone."""
+        with translated(f"look at layer {id}"), self._opened(id) as fd:
+            wanted = _ioctl.subvolume_info(fd).parent_uuid
+            if any(wanted):
+                for other in self.ids():
+                    with contextlib.suppress(LayerNotFound), self._opened(other) as fd:
+                        if _ioctl.subvolume_info(fd).uuid == wanted:
+                            return other
+        return None
 
     @property
     def _quota(self) -> Quota:
@@ -301,17 +313,6 @@ class BtrfsDriver:
             yield fd
         finally:
             os.close(fd)
-
-    def _parent(self, id: GraphID) -> GraphID | None:
-        """The layer that ``id`` was made upon; None when there is none, or none any more."""
-        with self._opened(id) as fd:
-            wanted = _ioctl.subvolume_info(fd).parent_uuid
-        if any(wanted):
-            for other in self.ids():
-                with contextlib.suppress(LayerNotFound), self._opened(other) as fd:
-                    if _ioctl.subvolume_info(fd).uuid == wanted:
-                        return other
-        return None
 
     def _refuse_read_only(self, doing: str) -> None:
         if self.read_only:

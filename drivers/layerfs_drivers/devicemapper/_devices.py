@@ -175,9 +175,26 @@ class Devices:
     def let_abandoned_go(self) -> None:
         """What somebody was activating who was killed. Nobody can use it yet."""
         for name in self._started():
-            _ioctl.remove_deferred(name)
-            self._unmark("described", name)
-            self._unmark("started", name)
+            self.let_go(name)
+
+    def unused(self) -> list[str]:
+        """The active ones that nobody uses, and whose mounts nobody asked for. What is on its way out counts
+        as gone."""
+        names = [mapped.name for mapped in _block.all_mapped() if mapped.name.startswith(f"{self.pool.tag}-")]
+        return sorted(
+            name
+            for name in names
+            if name != self.pool.name
+            and (self._is_marked("started", name) or not self._is_marked("described", name))
+            and not _soon(lambda name=name: _ioctl.users(name) or _block.find_mapped(name) is None, 0.2)  # type: ignore[misc]
+        )
+
+    def let_go(self, name: str) -> None:
+        """Let a device go now, or with its last user."""
+        _ioctl.remove_deferred(name)
+        _block.forget_node(name)
+        self._unmark("described", name)
+        self._unmark("started", name)
 
     def resume_all(self) -> None:
         """A parent may have been left suspended, and everybody who uses it waits."""
@@ -205,8 +222,8 @@ class Devices:
         (self.runroot / kind / name).unlink(missing_ok=True)
 
 
-def _soon(done: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE_S
+def _soon(done: Callable[[], object], seconds: float = PATIENCE_S) -> bool:
+    deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:
             return False

@@ -33,7 +33,7 @@ _DEFERRED_REMOVE = 1 << 17
 _HEADER = struct.Struct("=3I I I I i I I I Q 128s 129s 7x")
 """struct dm_ioctl: version, data_size, data_start, target_count, open_count, flags, event_nr, padding, dev,
 name, uuid."""
-_DATA_START, _TARGET_COUNT, _FLAGS, _DEV = 4, 5, 7, 10
+_DATA_START, _TARGET_COUNT, _OPEN_COUNT, _FLAGS, _DEV = 4, 5, 6, 7, 10
 _SPEC = struct.Struct("=2Q i I 16s")
 """struct dm_target_spec: start, length, status, next, type; its parameters follow."""
 _ROOM = 16 << 10
@@ -51,6 +51,16 @@ def find(name: str) -> int | None:
         if error.errno != errno.ENXIO:
             raise
         return None
+
+
+def users(name: str) -> int:
+    """How many have it open or mounted; 0 also when it is not there."""
+    try:
+        return int(_call(_DEV_STATUS, name)[1][_OPEN_COUNT])
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return 0
 
 
 def create(name: str, sectors: int, kind: str, parameters: str) -> None:

@@ -333,6 +333,15 @@ class Pool:
             with locked(self.home):
                 self.devices.give_back(device)
 
+    def unused(self, *, let_go: bool) -> list[str]:
+        """The active devices that nobody uses."""
+        with locked(self.home):  # nobody is activating one
+            names = self.devices.unused()
+            if let_go:
+                for name in names:
+                    self.devices.let_go(name)
+        return names
+
 
 def _fitting(layer: str, size: int, origin: Device, base: Device) -> int:
     """The size of a device for a layer of at most ``size`` bytes."""

@@ -23,6 +23,7 @@ from layerfs.driver import (
     Capabilities,
     CopyOnWrite,
     CreateOptions,
+    Leak,
     Mount,
     Usage,
 )
@@ -178,9 +179,7 @@ class DeviceMapperDriver:
     # Facts
 
     def usage(self, id: GraphID, /) -> Usage:
-        device = self.pool.require(parse_graph_id(id))
-        parent = None if device.parent is None else GraphID(device.parent)
-        return NaiveDiff(self, self.view).changed_usage(id, parent)
+        return NaiveDiff(self, self.view).changed_usage(id, self.parent(id))
 
     def flush(self) -> None:
         """Layers are unmounted when they are filled, which writes their file systems out to the pool. What
@@ -233,6 +232,16 @@ class DeviceMapperDriver:
                 "the pool lies on loop files: for trial use; give it a real one with devicemapper.pool"
             )
         return facts
+
+    def parent(self, id: GraphID, /) -> GraphID | None:
+        parent = self.pool.require(parse_graph_id(id)).parent
+        return None if parent is None else GraphID(parent)
+
+    def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
+        with translated("look for what nobody uses"):
+            mounts = self._counts.leaks(self.pool.runroot / "mounts", remove=remove)
+            devices = self.pool.unused(let_go=remove)
+        return [*mounts, *(Leak("device", name, "is active, but nobody uses it") for name in devices)]
 
     def cleanup(self) -> None:
         """Nothing is held between calls."""

@@ -50,6 +50,13 @@ class Home:
     def owns_snapshot(self, snapshot: str, id: GraphID) -> bool:
         return snapshot.startswith(self.snapshot(id))
 
+    def layer_of(self, snapshot: str) -> GraphID:
+        """The layer that a snapshot was made of."""
+        return GraphID(snapshot.partition("@")[0].removeprefix(f"{self.dataset}/"))
+
+    def is_passing(self, snapshot: str) -> bool:
+        return snapshot.startswith(f"{self.snapshot(self.layer_of(snapshot))}-")
+
     def mark(self, id: GraphID, state: str) -> str:
         """The property of a layer's dataset."""
         return f"{self.token} {id} {state}"

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from layerfs.driver import Leak
 from layerfs.errors import MountBusy
 from layerfs.ids import GraphID
 from layerfs.linux import zfsfuse
@@ -120,6 +121,19 @@ class Shown:
         if is_mount(self._place(id)):
             with self.give_back(id):
                 pass
+
+    def leaks(self, *, remove: bool) -> list[Leak]:
+        """The datasets that are mounted and neither looked at nor counted."""
+        found = []
+        for id in sorted(self.now()):
+            place = self._place(id)
+            if is_mount(place):
+                with self._lock(id, fcntl.LOCK_SH) as fd:
+                    if _alone(fd) and is_mount(place) and not is_mount(self.counted(id)):
+                        found.append(Leak("mount", str(place), "is mounted, but nobody looks at it"))
+                        if remove:
+                            self._unmount(id)
+        return found
 
     def _place(self, id: GraphID) -> Path:
         return self.runroot / "datasets" / id

@@ -95,6 +95,12 @@ def children(dataset: str, name: str) -> list[tuple[str, str]]:
     return [(child, value) for child, value in rows if child != dataset]
 
 
+def snapshots(dataset: str) -> list[str]:
+    """Those of the file systems directly below ``dataset``, and its own."""
+    words = ("list", "-H", "-d", "2", "-t", "snapshot", "-o", "name", dataset)
+    return [name for (name,) in _rows(_zfs(*words, doing=f"list the snapshots below {dataset}"))]
+
+
 def contents(dataset: str) -> list[str]:
     """The names of all datasets and snapshots below ``dataset``. :class:`LayerNotFound`."""
     words = ("list", "-H", "-r", "-t", "filesystem,snapshot,volume", "-o", "name", dataset)

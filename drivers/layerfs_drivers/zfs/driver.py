@@ -27,6 +27,7 @@ from layerfs.driver import (
     CreateOptions,
     Displaced,
     FileOpener,
+    Leak,
     Mount,
     Usage,
 )
@@ -42,6 +43,7 @@ from layerfs.errors import (
     translated,
 )
 from layerfs.ids import GraphID, parse_graph_id
+from layerfs.linux.flock import FileLock
 from layerfs.linux.mount import perform, release
 from layerfs.linux.mountinfo import is_mount, mounts
 from layerfs.linux.privatemount import private_mount
@@ -135,12 +137,13 @@ class ZfsDriver:
                 _zfs.clone(snapshot, name, properties)
         else:
             snapshot = self.dataset.passing_snapshot(parent)
-            self._write_back(parent)
-            _zfs.snapshot(snapshot)
-            try:
-                _zfs.clone(snapshot, name, properties)
-            finally:
-                _zfs.destroy_with_last_clone(snapshot)
+            with self._cloning(alone=False):
+                self._write_back(parent)
+                _zfs.snapshot(snapshot)
+                try:
+                    _zfs.clone(snapshot, name, properties)
+                finally:
+                    _zfs.destroy_with_last_clone(snapshot)
         wait_for_tick()
 
     def _name_of_new(self, id: GraphID) -> str:
@@ -331,15 +334,10 @@ class ZfsDriver:
         """Bytes as ZFS counts them, after compression and with its own metadata; inodes by comparing with the
         parent. ZFS counts when it writes to the disk, so that is waited for."""
         with translated(f"measure layer {id}"):
-            parent = self._parent(self._require(id).facts["origin"])
+            parent = self.parent(id)
             self.flush()
             inodes = self._naive.changed_usage(id, parent).inodes
             return Usage(int(self._require(id).facts["used"]), inodes)
-
-    def _parent(self, origin: str) -> GraphID | None:
-        if origin == "-":
-            return None
-        return GraphID(origin.partition("@")[0].removeprefix(f"{self.dataset.dataset}/"))
 
     def flush(self) -> None:
         """By a property of the dataset of all layers: OpenZFS and zfs-fuse wait for the disk to set one."""
@@ -382,6 +380,41 @@ class ZfsDriver:
 
     def cleanup(self) -> None:
         """Nothing is held between calls."""
+
+    def parent(self, id: GraphID, /) -> GraphID | None:
+        origin = self._require(id).facts["origin"]
+        return None if origin == "-" else self.dataset.layer_of(origin)
+
+    def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
+        """Besides mounts, the snapshots of layers that may still change which were left without a clone."""
+        with translated("look for what nobody uses"):
+            counted = self._counts.leaks(self._shown.counted(GraphID("x")).parent, remove=remove)
+            return [*counted, *self._shown.leaks(remove=remove), *self._leaked_snapshots(remove=remove)]
+
+    def _leaked_snapshots(self, *, remove: bool) -> list[Leak]:
+        if not self._without_clone():
+            return []
+        try:
+            with self._cloning(alone=True):
+                found = self._without_clone()
+                if remove:
+                    for snapshot in found:
+                        _zfs.destroy(snapshot)
+        except BlockingIOError:
+            return []  # they are somebody's
+        return [Leak("snapshot", name, "no layer was made of it") for name in found]
+
+    def _cloning(self, *, alone: bool) -> FileLock:
+        """Shared by all who take a passing snapshot and make a clone of it."""
+        self.runroot.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return FileLock(self.runroot / "cloning", shared=not alone, blocking=not alone)
+
+    def _without_clone(self) -> list[str]:
+        passing = [name for name in _zfs.snapshots(self.dataset.dataset) if self.dataset.is_passing(name)]
+        if not passing:
+            return []
+        origins = {origin for _, origin in _zfs.children(self.dataset.dataset, "origin")}
+        return [name for name in passing if name not in origins]
 
     def sweep(self) -> None:
         """Unmount what killed processes left mounted without a count."""
