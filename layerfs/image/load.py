@@ -72,7 +72,8 @@ def load(
     Errors: :class:`~layerfs.errors.BadData` naming the file at fault (``ImageError``,
     ``DigestMismatch``, ``ArchiveError``, ``CompressionError``), after which nothing that this load
     brought is kept; ``InvalidOption``, ``InvalidID`` for ``platform`` and ``names``; ``NotSupported``
-    for more layers than the driver stacks; ``SystemFailure``.
+    for more layers than the driver stacks; ``StoreDamaged`` for a layer that is there and noted as damaged,
+    which ``Store.repair`` heals from the same archive; ``SystemFailure``.
     """
     if store.read_only:
         raise ReadOnly(f"the store in {store.root} is open read-only")
@@ -181,6 +182,7 @@ class _Load:
         chain = chain_id(parent, layer.diff_id)
         with contextlib.suppress(LayerNotFound):
             self._held.append(self._store.get(chain))
+            self._store.require_whole(chain)
             return chain
         self._made.append(chain)
         self._held.append(self._register(layer, parent))

@@ -150,6 +150,12 @@ class Store:
             raise LayerNotFound(f"no layer {chain_id}")
         return layer
 
+    def require_whole(self, chain_id: ChainID) -> None:
+        """:class:`StoreDamaged` when a layer, or one below it, is noted as damaged."""
+        from layerfs.store.damaged import refuse
+
+        refuse(self._core.db, chain_id)
+
     def layers(self) -> Iterator[LayerInfo]:
         """Every layer, a parent before its children."""
         return iter(rows.all_layers(self._core.db))

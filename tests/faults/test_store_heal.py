@@ -16,11 +16,15 @@ import pytest
 from layerfs.driver import Driver
 from layerfs.errors import MountBusy, StoreDamaged, StoreLocked
 from layerfs.ids import digest_of
+from layerfs.image.layersource import layers_of
+from layerfs.image.load import load
 from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.store.damaged import mark
 from layerfs.store.images import ImageRecord
 from layerfs.store.records import LayerInfo
 from layerfs.store.store import Store
+from tests.cli.archives import oci_layout
 from tests.faults.test_store_kill import Stepping
 from tests.storekit import ABOVE, BASE, held, make_tar, open_driver, stream
 
@@ -212,10 +216,21 @@ def check_never_half(store: Store, kept: dict[str, str]) -> None:
             assert (root / "bin/sh").read_bytes() in (BASE["bin/sh"], b"!" * 10000)
 
 
+def test_an_image_loaded_over_a_damaged_layer_says_what_heals_it(scratch: Path) -> None:
+    layout = oci_layout(scratch / "layout", {"app:1": TARS})
+    with opened("overlay", scratch) as store:
+        [image] = load(store, layout)
+        mark(store._core.db, store.layer_info(image.layers[0]).cache_id, "rotten")
+        with pytest.raises(StoreDamaged, match="rotten") as caught:
+            load(store, layout)
+        assert "layerfs repair --from" in caught.value.hint
+        with layers_of(layout, scratch) as source:
+            assert {one.error for one in store.repair(source)} == {""}
+        assert load(store, layout) == [image]
+
+
 def test_a_layer_half_made_anew_is_not_mounted(scratch: Path) -> None:
     """Where children show what their parent has now."""
-    from layerfs.store.damaged import mark
-
     with opened("overlay", scratch) as store:
         base = store.register(stream(BASE))
         web = store.create_rw("web", store.register(stream(ABOVE), base.chain_id).chain_id)
