@@ -35,12 +35,10 @@ def held(
     upon what is slow."""
 
     def test_of(body: Callable[..., None]) -> Callable[..., None]:
-        property_ = given(**drawn)(body)
-
         @functools.wraps(body)
         def test(fresh: Fresh, request: pytest.FixtureRequest) -> None:
             slow = request.node.callspec.params["fresh"] in SLOW
-            examples(few // 12 if slow else few)(property_)(fresh=fresh)
+            examples(few // 12 if slow else few)(given(**drawn)(body))(fresh=fresh)
 
         del test.__wrapped__  # pytest would ask for the arguments of ``body``
         return test
