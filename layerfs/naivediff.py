@@ -190,13 +190,14 @@ class NaiveDiff:
     def cleanup(self) -> None:
         self.proto.cleanup()
 
-    def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
-        find = getattr(self.proto, "leaks", None)
-        return () if find is None else find(remove=remove)
+    # Of a driver that lacks one of these, this one lacks it, too.
+
+    @property
+    def leaks(self) -> Callable[..., Sequence[Leak]]:
+        return self.proto.leaks  # type: ignore[attr-defined, no-any-return]
 
     @property
     def parent(self) -> Callable[[GraphID], GraphID | None]:
-        """Like a driver that lacks it, this one lacks it then."""
         return self.proto.parent  # type: ignore[attr-defined, no-any-return]
 
 

@@ -45,7 +45,7 @@ HOSTS = {
         Host(
             "thin",
             _LOOP + _OVERLAY + _EXT4_QUOTA + _THIN,
-            memory=2048,
+            memory=4096,
             environment={"DM_DISABLE_UDEV": "1"},
             tools=("dmsetup",),
         ),

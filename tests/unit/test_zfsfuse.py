@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,9 +88,17 @@ def stopped(zpool: str, tmp_path: Path) -> Iterator[Path]:
     """A mount of a daemon that answers no more, for some seconds."""
     with pytest.raises(AssertionError, match="zfs-fuse hung, or died"), zfskit.dataset(seconds=2) as name:
         place = mount(name, tmp_path / "place")
-        os.kill(zfsfuse._pid(), signal.SIGSTOP)
+        _stop(zfsfuse._pid())
         yield place
     assert not place.exists()
+
+
+def _stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    # Its threads may answer for a moment yet.
+    states = [task / "stat" for task in Path(f"/proc/{pid}/task").iterdir()]
+    while any(state.read_text().rpartition(")")[2].split()[0] != "T" for state in states):
+        time.sleep(0.01)
 
 
 def test_a_daemon_that_hangs_is_killed(stopped: Path) -> None:
