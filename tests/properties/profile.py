@@ -41,6 +41,7 @@ def held(
             examples(few // 12 if slow else few)(given(**drawn)(body))(fresh=fresh)
 
         del test.__wrapped__  # pytest would ask for the arguments of ``body``
+        test.body = body  # type: ignore[attr-defined]
         return test
 
     return test_of

@@ -44,16 +44,16 @@ def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @given(chain=strategies.chains())
 @examples(10)
 def test_trees_and_changes_are_those_of_the_model(fresh: Fresh, chain: list[list[Item]]) -> None:
-    every.test_trees_and_changes_are_those_of_the_model.hypothesis.inner_test(fresh, chain)  # type: ignore[attr-defined]
+    every.test_trees_and_changes_are_those_of_the_model.body(fresh, chain)  # type: ignore[attr-defined]
 
 
 @given(chain=strategies.chains())
 @examples(6)
 def test_diffs_are_those_of_the_model(fresh: Fresh, chain: list[list[Item]]) -> None:
-    every.test_diffs_are_those_of_the_model.hypothesis.inner_test(fresh, chain)  # type: ignore[attr-defined]
+    every.test_diffs_are_those_of_the_model.body(fresh, chain)  # type: ignore[attr-defined]
 
 
 @given(data=st.data())
 @examples(10)
 def test_what_a_container_does_is_found(fresh: Fresh, data: st.DataObject) -> None:
-    every.test_what_a_container_does_is_found.hypothesis.inner_test(fresh, data)  # type: ignore[attr-defined]
+    every.test_what_a_container_does_is_found.body(fresh, data)  # type: ignore[attr-defined]
