@@ -41,7 +41,7 @@ def place_for(driver: str, scratch: Path, *, seconds: float = 400) -> Iterator[P
         from tests.thinkit import detached_afterwards
 
         sizes = {"basesize": "1G", "loopdatasize": "8G", "min_free": "1%"}
-        with detached_afterwards(scratch / "store" / driver):
+        with detached_afterwards(scratch / "store" / driver), detached_afterwards(scratch / "root" / driver):
             yield Place(scratch, {f"{driver}.{name}": value for name, value in sizes.items()})
     else:
         yield Place(scratch)
