@@ -39,6 +39,9 @@ layer, and gone when the process dies."""
 Compared = Callable[[GraphID, GraphID | None], AbstractContextManager[tuple[Path, "Iterable[Change]"]]]
 """Shows a layer's root like a :data:`View`, and tells what leads there from its parent's."""
 
+Filled = Callable[[GraphID], None]
+"""Told that a layer was filled to its end and never changes again."""
+
 
 @frozen
 class NaiveDiff:
@@ -48,7 +51,7 @@ class NaiveDiff:
     both: their cost follows the image, not the changes. They see them by ``view``; without one, by
     performing the driver's ``mounts`` at a place that nobody else sees. What a ``diff`` sees stays until
     the stream is read to its end or closed. A driver that knows where changes are finds them in its own
-    ``compared``; what is made of them stays the same.
+    ``compared``; what is made of them stays the same. One that protects what is filled is told by ``filled``.
 
     What reads or writes archives is imported where it is needed: mounting should not wait for it.
     """
@@ -56,6 +59,7 @@ class NaiveDiff:
     proto: ProtoDriver
     view: View | None = None
     compared: Compared | None = None
+    filled: Filled | None = None
 
     def changes(self, id: GraphID, parent: GraphID | None, /) -> Iterator[Change]:
         with translated(f"compare layer {id} with its parent"), self._compared(id, parent) as (_, changes):
@@ -98,7 +102,11 @@ class NaiveDiff:
         from layerfs.archive.whiteout import WhiteoutFormat
 
         with translated(f"fill layer {id}"), self._mounted(id, read_only=False) as root:
-            return unpack(tar, root, whiteouts=WhiteoutFormat.APPLY, displaced=displaced).size
+            done = unpack(tar, root, whiteouts=WhiteoutFormat.APPLY, displaced=displaced)
+        if self.filled is not None:
+            with translated(f"seal layer {id}"):
+                self.filled(id)
+        return done.size
 
     @contextlib.contextmanager
     def files(self, id: GraphID, /) -> Iterator[FileOpener]:

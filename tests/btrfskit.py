@@ -7,14 +7,15 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from layerfs.naivediff import NaiveDiff
 from layerfs_drivers.btrfs import DRIVER
 from layerfs_drivers.btrfs.driver import BtrfsDriver
 
 
-def open_in(where: Path, **options: str) -> BtrfsDriver:
+def open_in(where: Path, **options: str) -> NaiveDiff:
     """The driver with its home and runroot in ``where``."""
     driver = DRIVER.open(where / "home", where / "run", options)
-    assert isinstance(driver, BtrfsDriver)
+    assert isinstance(driver, NaiveDiff) and isinstance(driver.proto, BtrfsDriver)
     return driver
 
 

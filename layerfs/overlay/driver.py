@@ -427,7 +427,7 @@ class OverlayDriver:
 
     def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
         with translated("look for mounts that nobody uses"):
-            return self._counts.leaks(self.layout.mount_point(GraphID("x")).parent, remove=remove)
+            return self._counts.leaks(self.layout.mount_points, remove=remove)
 
     @property
     def _counts(self) -> MountCount:

@@ -147,8 +147,12 @@ class Layout:
     def work(self, id: GraphID) -> Path:
         return self.shape.work(self.home, parse_graph_id(id))
 
+    @property
+    def mount_points(self) -> Path:
+        return self.runroot / "mnt"
+
     def mount_point(self, id: GraphID) -> Path:
-        return self.runroot / "mnt" / parse_graph_id(id)
+        return self.mount_points / parse_graph_id(id)
 
     def log(self, id: GraphID) -> Path:
         return self.runroot / "log" / parse_graph_id(id)

@@ -46,6 +46,7 @@ from layerfs.errors import (
 from layerfs.ids import CacheID, ChainID, GraphID, MountID, init_id, new_cache_id, new_mount_id
 from layerfs.progress import Progress
 from layerfs.store import rows
+from layerfs.store.announce import announce_container, announce_layer
 from layerfs.store.core import Core
 from layerfs.store.damaged import mark
 from layerfs.store.initlayer import default_init
@@ -174,16 +175,8 @@ class _Healing:
         parent = made.get(layer.parent) if layer.parent else None
         parent = parent or _cache_id(core, layer.parent)
         owner = core.owner.id
-        with core.db.transaction():
-            core.db.insert(
-                "INSERT INTO layers (cache_id, state, owner, parent, depth, created_ns)"
-                " VALUES (?, 'creating', ?, ?, ?, ?)",
-                cache_id,
-                owner,
-                parent,
-                layer.depth,
-                layer.created_ns,
-            )
+        with core.db.transaction(sync=True):
+            announce_layer(core.db, owner, cache_id, parent, layer.depth, layer.created_ns)
         try:
             with translated(f"heal layer {layer.chain_id}"):
                 filled = fill(core, cache_id, parent, tar)
@@ -211,21 +204,18 @@ class _Healing:
         mount_id = new_mount_id()
         new_init = init_id(mount_id) if info.init_id is not None else None
         owner = core.owner.id
-        with core.db.transaction():
-            core.db.insert(
-                "INSERT INTO containers (mount_id, init_id, name, state, owner, parent, image, size_limit,"
-                " inode_limit, label, created_ns) VALUES (?, ?, ?, 'creating', ?, ?, ?, ?, ?, ?, ?)",
-                mount_id,
-                new_init,
-                f".{mount_id}",  # which no container can be called; it has the name until they change places
-                owner,
-                made[info.parent],
-                info.image,
-                info.options.size,
-                info.options.inodes,
-                info.options.label,
-                info.created_ns,
-            )
+        # A name that no container can have, until they change places.
+        new = RWLayerInfo(
+            name=f".{mount_id}",
+            mount_id=mount_id,
+            init_id=new_init,
+            parent=info.parent,
+            image=info.image,
+            options=info.options,
+            created_ns=info.created_ns,
+        )
+        with core.db.transaction(sync=True):
+            announce_container(core.db, owner, new, made[info.parent])
         try:
             with translated(f"move container {info.name} to the layers that were made anew"):
                 old_below: GraphID | None = _cache_id(core, info.parent)
@@ -309,7 +299,7 @@ class _Healing:
                 yield f"layer {other.chain_id}", lambda other=other: _own_tar(core, other)  # type: ignore[misc]
         given = self.source(layer) if self.source is not None else None
         if given is not None:
-            yield "the source", lambda: contextlib.closing(open_decompressed(given))
+            yield "the source", lambda: _decompressed(given)
 
     def _copy(self, layer: LayerInfo, stream: BinaryIO, file: IO[bytes]) -> None:
         hasher, done = hashlib.sha256(), 0
@@ -382,6 +372,12 @@ def _cache_id(core: Core, chain_id: ChainID | None) -> CacheID | None:
 
 def _own_tar(core: Core, layer: LayerInfo) -> BinaryIO:
     return Layer(core, layer, None).tar()
+
+
+@contextlib.contextmanager
+def _decompressed(given: BinaryIO) -> Iterator[BinaryIO]:
+    with given, open_decompressed(given) as stream:
+        yield stream
 
 
 @contextlib.contextmanager

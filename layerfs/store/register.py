@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -18,6 +17,7 @@ from layerfs.ids import CacheID, ChainID, DiffID, chain_id, new_cache_id
 from layerfs.linux.flock import FileLock
 from layerfs.progress import Progress
 from layerfs.store import damaged, references, rows
+from layerfs.store.announce import announce_layer
 from layerfs.store.core import Core
 from layerfs.store.depth import refuse_deep
 from layerfs.store.layer import Layer, take
@@ -141,7 +141,6 @@ class _Registration:
         reserved = take_reserved(core)
         self._cache_id = reserved or new_cache_id()
         try:
-            # On the disk before anything is made: a power cut leaves nothing that no row tells of.
             with core.db.transaction(sync=reserved is None):
                 self._below = self._insert(owner)
         except BaseException:
@@ -154,15 +153,8 @@ class _Registration:
         if below is not None:
             below = rows.layer(core.db, below.chain_id)
             damaged.refuse(core.db, below.chain_id)
-        core.db.insert(
-            "INSERT OR REPLACE INTO layers (cache_id, state, owner, parent, depth, created_ns)"
-            " VALUES (?, 'creating', ?, ?, ?, ?)",
-            self._cache_id,
-            owner,
-            below.cache_id if below else None,
-            below.depth + 1 if below else 1,
-            time.time_ns(),
-        )
+        parent, depth = (below.cache_id, below.depth) if below else (None, 0)
+        announce_layer(core.db, owner, self._cache_id, parent, depth + 1)
         return below
 
     def _fill(self, tar: BinaryIO, *, compressed: bool) -> Filled:

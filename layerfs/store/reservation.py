@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 
+from layerfs.errors import LayerfsError
 from layerfs.ids import CacheID, new_cache_id
+from layerfs.store.announce import announce_layer
 from layerfs.store.core import Core
 
 
@@ -21,22 +22,14 @@ def reserved(core: Core, depths: Sequence[int]) -> Iterator[None]:
     ids = [new_cache_id() for _ in depths]
     with core.db.transaction(sync=True):
         for id, depth in zip(ids, depths, strict=True):
-            core.db.insert(
-                "INSERT INTO layers (cache_id, state, owner, depth, created_ns)"
-                " VALUES (?, 'creating', ?, ?, ?)",
-                id,
-                owner,
-                depth,
-                time.time_ns(),
-            )
+            announce_layer(core.db, owner, id, None, depth)
     core.reserved.extend(ids)
     try:
         yield
     finally:
         unused = [id for id in ids if _taken(core, id)]
-        with core.db.transaction():
-            for id in unused:
-                core.db.execute("DELETE FROM layers WHERE cache_id = ?", id)
+        if unused:
+            _withdraw(core, unused)
 
 
 def take(core: Core) -> CacheID | None:
@@ -45,6 +38,13 @@ def take(core: Core) -> CacheID | None:
         return core.reserved.popleft()
     except IndexError:
         return None
+
+
+def _withdraw(core: Core, ids: Sequence[CacheID]) -> None:
+    """Rows that stay, because the load ended with an error that concerns the database too, go with us."""
+    with contextlib.suppress(LayerfsError), core.db.transaction():
+        for id in ids:
+            core.db.execute("DELETE FROM layers WHERE cache_id = ?", id)
 
 
 def _taken(core: Core, id: CacheID) -> bool:

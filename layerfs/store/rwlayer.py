@@ -22,6 +22,7 @@ from layerfs.errors import (
 )
 from layerfs.ids import ChainID, GraphID, init_id, new_mount_id
 from layerfs.store import damaged, rows
+from layerfs.store.announce import announce_container
 from layerfs.store.core import Core
 from layerfs.store.records import RWLayerInfo
 
@@ -210,21 +211,9 @@ def _announce(core: Core, info: RWLayerInfo) -> GraphID | None:
             raise NameInUse(
                 f"a container named {info.name!r} exists", hint="choose another name, or remove it"
             )
-        core.db.insert(
-            "INSERT INTO containers (mount_id, init_id, name, state, owner, parent, image, size_limit,"
-            " inode_limit, label, created_ns) VALUES (?, ?, ?, 'creating', ?, ?, ?, ?, ?, ?, ?)",
-            info.mount_id,
-            info.init_id,
-            info.name,
-            owner,
-            below.cache_id if below else None,
-            info.image,
-            info.options.size,
-            info.options.inodes,
-            info.options.label,
-            info.created_ns,
-        )
-    return below.cache_id if below else None
+        parent_id = below.cache_id if below else None
+        announce_container(core.db, owner, info, parent_id)
+    return parent_id
 
 
 def _check_depth(core: Core, info: RWLayerInfo, depth: int) -> None:

@@ -66,7 +66,7 @@ class Ground:
             elif self.driver == "btrfs":
                 yield held.enter_context(unsealed(self.home / id))
             elif self.driver == "zfs":
-                yield held.enter_context(driver._shown.look(id))
+                yield held.enter_context(driver.proto._shown.look(id))
             elif self.driver == THIN:
                 yield held.enter_context(writable_device(driver.proto.pool, id))
             else:
@@ -347,7 +347,7 @@ def leak_device(ground: Ground, store: Store, layer: LayerInfo) -> list[Problem]
 
 def leak_snapshot(ground: Ground, store: Store, layer: LayerInfo) -> list[Problem]:
     driver: Any = store.driver
-    left = driver.dataset.passing_snapshot(layer.cache_id)
+    left = driver.proto.dataset.passing_snapshot(layer.cache_id)
     zfskit.zfs("snapshot", left)
     return [Problem("leaked-snapshot", left, "")]
 

@@ -109,6 +109,19 @@ def test_a_source_that_lies_changes_nothing(place: tuple[str, Path]) -> None:
             assert (held(store), mine(store)) == (before, kept)
 
 
+@pytest.mark.parametrize("lie", [False, True])
+def test_what_a_source_gave_is_closed(place: tuple[str, Path], lie: bool) -> None:
+    given: list[io.BytesIO] = []
+
+    def source(layer: LayerInfo) -> io.BytesIO | None:
+        given.append(io.BytesIO(b"lie") if lie else honest(layer) or io.BytesIO())
+        return given[-1]
+
+    with opened(*place) as store:
+        store.repair(source, deep=True)
+    assert given and all(stream.closed for stream in given)
+
+
 def test_the_same_layer_upon_another_parent_is_a_source(place: tuple[str, Path]) -> None:
     with opened(*place) as store:
         above = store.image("app:1").layers[1]

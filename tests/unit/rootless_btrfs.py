@@ -12,11 +12,11 @@ from layerfs.driver import CreateOptions
 from layerfs.errors import InvalidOption, NotSupported
 from layerfs.linux.opened import opened
 from layerfs.linux.userns import in_user_namespace
+from layerfs.naivediff import NaiveDiff
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, assert_same, make_layer, mounted, tree_of
 from layerfs.testing.entries import directory, file, hard_link, symlink
 from layerfs.testing.model import EMPTY, apply, changes
 from layerfs_drivers.btrfs import DRIVER, _ioctl
-from layerfs_drivers.btrfs.driver import BtrfsDriver
 from tests.btrfskit import hidden, open_in
 
 LOWER = [
@@ -29,7 +29,7 @@ LOWER = [
 
 
 @pytest.fixture
-def driver(tmp_path: Path) -> Iterator[BtrfsDriver]:
+def driver(tmp_path: Path) -> Iterator[NaiveDiff]:
     assert in_user_namespace()
     DRIVER.probe(tmp_path / "home", tmp_path / "run")
     driver = open_in(tmp_path)
@@ -37,10 +37,10 @@ def driver(tmp_path: Path) -> Iterator[BtrfsDriver]:
     yield driver
     for id in driver.ids():
         driver.remove(id)
-    assert hidden(driver.home) == []
+    assert hidden(driver.proto.home) == []
 
 
-def test_a_container_from_its_creation_to_its_removal(driver: BtrfsDriver) -> None:
+def test_a_container_from_its_creation_to_its_removal(driver: NaiveDiff) -> None:
     driver.create_read_write(TOP, BASE)
     before = tree_of(driver, TOP)
     assert_same(before, apply(EMPTY, LOWER))
@@ -58,14 +58,14 @@ def test_a_container_from_its_creation_to_its_removal(driver: BtrfsDriver) -> No
     assert_same(tree_of(driver, OTHER), after)
 
 
-def test_a_filled_layer_is_frozen_and_can_be_removed(driver: BtrfsDriver) -> None:
+def test_a_filled_layer_is_frozen_and_can_be_removed(driver: NaiveDiff) -> None:
     with pytest.raises(OSError):
-        (driver.home / BASE / "new").touch()
+        (driver.proto.home / BASE / "new").touch()
     driver.remove(BASE)
     assert not driver.exists(BASE)
 
 
-def test_nested_subvolumes_are_copied_and_removed(driver: BtrfsDriver) -> None:
+def test_nested_subvolumes_are_copied_and_removed(driver: NaiveDiff) -> None:
     driver.create_read_write(TOP, BASE)
     with mounted(driver, TOP) as root, opened(root / "d", os.O_RDONLY) as fd:
         _ioctl.create_subvolume(fd, "outer")
@@ -80,7 +80,7 @@ def test_nested_subvolumes_are_copied_and_removed(driver: BtrfsDriver) -> None:
     assert tree_of(driver, OTHER).nodes[b"d/outer/inner/file"].content == b"deeper"
 
 
-def test_what_only_root_of_the_host_may_do_says_so(driver: BtrfsDriver, tmp_path: Path) -> None:
+def test_what_only_root_of_the_host_may_do_says_so(driver: NaiveDiff, tmp_path: Path) -> None:
     able = driver.capabilities
     assert (able.rootless, able.native_diff, able.size_limit) == (True, False, False)
     assert "root of the host" in able.no_limits_because

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from layerfs.ids import GraphID
+from layerfs.naivediff import NaiveDiff
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
 from layerfs.testing.entries import directory, file
 from layerfs.testing.model import Item
-from layerfs_drivers.btrfs.driver import BtrfsDriver
 from tests.btrfskit import open_in
 from tests.filesystems import file_system
 from tests.require import need
@@ -50,7 +50,7 @@ def image(directories: int) -> list[Item]:
     return items
 
 
-def edited(where: Path, directories: int) -> BtrfsDriver:
+def edited(where: Path, directories: int) -> NaiveDiff:
     """A container, in which little was done, upon an image with so many directories of 20 files."""
     where.mkdir()
     driver = open_in(where)
@@ -58,13 +58,13 @@ def edited(where: Path, directories: int) -> BtrfsDriver:
     driver.create_read_write(OTHER, BASE)
     driver.create_read_write(TOP, OTHER)
     driver.create_read_write(GraphID("warm"), OTHER)
-    read_all(driver.home / TOP)
+    read_all(driver.proto.home / TOP)
     with mounted(driver, TOP) as root:
         (root / "etc" / "new").write_bytes(b"new")
         (root / "etc" / "motd").chmod(0o600)
         (root / "usr" / "000" / "3").write_bytes(b"written")
         (root / "usr" / "001" / "4").unlink()
-    read_all(driver.home / OTHER)
+    read_all(driver.proto.home / OTHER)
     return driver
 
 

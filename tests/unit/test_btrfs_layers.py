@@ -17,11 +17,11 @@ from layerfs.ids import GraphID
 from layerfs.linux.mount import perform, umount
 from layerfs.linux.opened import opened
 from layerfs.linux.removetree import remove_tree
+from layerfs.naivediff import NaiveDiff
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted, tree_of
 from layerfs.testing.entries import directory, file, tar_stream
 from layerfs.testing.model import apply, changes, read_items
 from layerfs_drivers.btrfs import DRIVER, _ioctl
-from layerfs_drivers.btrfs.driver import BtrfsDriver
 from tests.btrfskit import btrfs, hidden, open_in, subvolumes, wait_for_cleaner
 from tests.filesystems import file_system
 from tests.require import need
@@ -49,7 +49,7 @@ def where(disk: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def driver(where: Path) -> BtrfsDriver:
+def driver(where: Path) -> NaiveDiff:
     driver = open_in(where)
     make_layer(driver, BASE, SOMETHING)
     driver.create_read_write(TOP, BASE)
@@ -59,10 +59,10 @@ def driver(where: Path) -> BtrfsDriver:
 # Sealed layers
 
 
-def test_a_filled_layer_is_frozen(driver: BtrfsDriver) -> None:
+def test_a_filled_layer_is_frozen(driver: NaiveDiff) -> None:
     writes: list[Callable[[], None]] = [
-        (driver.home / BASE / "new").touch,
-        lambda: (driver.home / BASE).chmod(0o700),
+        (driver.proto.home / BASE / "new").touch,
+        lambda: (driver.proto.home / BASE).chmod(0o700),
     ]
     for write in writes:
         with pytest.raises(OSError) as caught:
@@ -74,7 +74,7 @@ def test_a_filled_layer_is_frozen(driver: BtrfsDriver) -> None:
         (root / "new").touch()
 
 
-def test_a_layer_that_was_not_filled_to_its_end_is_not_frozen_and_can_be_removed(driver: BtrfsDriver) -> None:
+def test_a_layer_that_was_not_filled_to_its_end_is_not_frozen_and_can_be_removed(driver: NaiveDiff) -> None:
     driver.create(OTHER, BASE)
     with pytest.raises(LayerfsError):
         driver.apply_diff(OTHER, BASE, tar_stream([file(b"a", b""), file(b"../escape", b"")]))
@@ -83,7 +83,7 @@ def test_a_layer_that_was_not_filled_to_its_end_is_not_frozen_and_can_be_removed
     driver.remove(OTHER)
 
 
-def test_reading_in_a_container_parts_nothing_from_its_image(driver: BtrfsDriver) -> None:
+def test_reading_in_a_container_parts_nothing_from_its_image(driver: NaiveDiff) -> None:
     with mounted(driver, TOP) as root:
         os.utime(root / "d" / "f", ns=(0, 1))
         (root / "d" / "f").read_bytes()
@@ -91,15 +91,15 @@ def test_reading_in_a_container_parts_nothing_from_its_image(driver: BtrfsDriver
         assert (root / "d" / "f").stat().st_atime_ns == 0
 
 
-def test_metadata_tells_the_subvolume_and_the_parent(driver: BtrfsDriver) -> None:
+def test_metadata_tells_the_subvolume_and_the_parent(driver: NaiveDiff) -> None:
     facts = driver.metadata(TOP)
     assert facts["parent"] == BASE
-    assert facts["subvolume"] == str(driver.home / TOP)
-    assert f"Subvolume ID: \t\t{facts['id']}\n" in btrfs("subvolume", "show", driver.home / TOP)
+    assert facts["subvolume"] == str(driver.proto.home / TOP)
+    assert f"Subvolume ID: \t\t{facts['id']}\n" in btrfs("subvolume", "show", driver.proto.home / TOP)
     assert "parent" not in driver.metadata(BASE)
 
 
-def test_what_a_layer_stands_upon_is_told(driver: BtrfsDriver) -> None:
+def test_what_a_layer_stands_upon_is_told(driver: NaiveDiff) -> None:
     assert (driver.parent(TOP), driver.parent(BASE)) == (BASE, None)
     driver.remove(BASE)
     assert driver.parent(TOP) is None
@@ -117,7 +117,7 @@ def test_a_name_that_the_ioctl_could_not_hold_is_refused(where: Path) -> None:
     assert os.listdir(where) == []
 
 
-def test_ten_layers_deep(driver: BtrfsDriver) -> None:
+def test_ten_layers_deep(driver: NaiveDiff) -> None:
     parent = BASE
     for number in range(10):
         items = [file(b"%d" % number, b"x"), file(b"d/same", b"%d" % number)]
@@ -143,7 +143,7 @@ def nest(root: Path) -> None:
     btrfs("property", "set", root / "d" / "outer", "ro", "true")
 
 
-def test_what_lies_in_nested_subvolumes_is_part_of_the_layer(driver: BtrfsDriver) -> None:
+def test_what_lies_in_nested_subvolumes_is_part_of_the_layer(driver: NaiveDiff) -> None:
     below = tree_of(driver, BASE)
     with mounted(driver, TOP) as root:
         nest(root)
@@ -155,7 +155,7 @@ def test_what_lies_in_nested_subvolumes_is_part_of_the_layer(driver: BtrfsDriver
     assert tree.nodes[b"frozen/file"].content == b"deeper"
 
 
-def test_a_layer_upon_one_with_nested_subvolumes_has_them_too(driver: BtrfsDriver) -> None:
+def test_a_layer_upon_one_with_nested_subvolumes_has_them_too(driver: NaiveDiff) -> None:
     with mounted(driver, TOP) as root:
         nest(root)
     driver.create_read_write(OTHER, TOP)
@@ -173,7 +173,7 @@ def test_a_layer_upon_one_with_nested_subvolumes_has_them_too(driver: BtrfsDrive
         assert (root / "d" / "outer" / "inner" / "file").read_bytes() == b"deeper"
 
 
-def test_nested_subvolumes_go_with_their_layer(driver: BtrfsDriver, disk: Path) -> None:
+def test_nested_subvolumes_go_with_their_layer(driver: NaiveDiff, disk: Path) -> None:
     with mounted(driver, TOP) as root:
         nest(root)
         with opened(root, os.O_RDONLY) as fd:
@@ -183,7 +183,7 @@ def test_nested_subvolumes_go_with_their_layer(driver: BtrfsDriver, disk: Path) 
     assert subvolumes(disk) == [f"test/home/{BASE}"]
 
 
-def test_a_subvolume_nested_deeper_than_a_path_can_tell_is_removed(driver: BtrfsDriver, disk: Path) -> None:
+def test_a_subvolume_nested_deeper_than_a_path_can_tell_is_removed(driver: NaiveDiff, disk: Path) -> None:
     with mounted(driver, TOP) as root, opened(root, os.O_RDONLY) as fd:
         for _ in range(25):
             os.mkdir("x" * 250, dir_fd=fd)
@@ -196,9 +196,9 @@ def test_a_subvolume_nested_deeper_than_a_path_can_tell_is_removed(driver: Btrfs
     assert subvolumes(disk) == [f"test/home/{BASE}"]
 
 
-def test_a_mount_in_a_layer_is_named_and_not_deleted_through(driver: BtrfsDriver, tmp_path: Path) -> None:
+def test_a_mount_in_a_layer_is_named_and_not_deleted_through(driver: NaiveDiff, tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
-    target = driver.home / TOP / "d"
+    target = driver.proto.home / TOP / "d"
     perform("bind", str(tmp_path), ("bind",), target)
     try:
         with pytest.raises(MountBusy, match="somebody mounted"):
@@ -229,19 +229,19 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_killed_in_a_diff_leaves_nothing(driver: BtrfsDriver, where: Path) -> None:
+def test_a_process_killed_in_a_diff_leaves_nothing(driver: NaiveDiff, where: Path) -> None:
     def work() -> None:
         tar = driver.diff(TOP, BASE)
         tar.read(1)
         die()
 
     assert killed(work)
-    assert [name.split("-")[0] for name in hidden(driver.home)] == [".view", ".view"]
+    assert [name.split("-")[0] for name in hidden(driver.proto.home)] == [".view", ".view"]
     open_in(where)
-    assert hidden(driver.home) == []
+    assert hidden(driver.proto.home) == []
 
 
-def test_what_a_living_process_reads_is_not_swept(driver: BtrfsDriver, where: Path) -> None:
+def test_what_a_living_process_reads_is_not_swept(driver: NaiveDiff, where: Path) -> None:
     with mounted(driver, TOP) as root:
         (root / "big").write_bytes(os.urandom(3_000_000))
     with driver.diff(TOP, BASE) as tar:
@@ -251,7 +251,7 @@ def test_what_a_living_process_reads_is_not_swept(driver: BtrfsDriver, where: Pa
         rest = tar.read()
     with driver.diff(TOP, BASE) as tar:
         assert tar.read() == start + rest
-    assert hidden(driver.home) == []
+    assert hidden(driver.proto.home) == []
 
 
 STEPS = [name for name, _ in inspect.getmembers(_ioctl, inspect.isfunction) if not name.startswith("_")]
@@ -281,7 +281,7 @@ def dying_after(count: int, work: Callable[[], object]) -> Callable[[], object]:
 
 @pytest.mark.parametrize("what", ["create", "remove", "changes"])
 def test_a_process_can_be_killed_between_any_two_steps(
-    driver: BtrfsDriver, where: Path, disk: Path, what: str
+    driver: NaiveDiff, where: Path, disk: Path, what: str
 ) -> None:
     with mounted(driver, TOP) as root:
         nest(root)
@@ -296,7 +296,7 @@ def test_a_process_can_be_killed_between_any_two_steps(
             driver.create_read_write(OTHER, TOP if what == "remove" else BASE)
         was_killed = killed(dying_after(count, works[what]))
         again = open_in(where)
-        assert hidden(again.home) == []
+        assert hidden(again.proto.home) == []
         assert set(again.ids()) - {OTHER} == {BASE, TOP}
         assert tree_of(again, TOP).nodes.keys() >= {b"d/outer/inner/file", b"frozen/file"}
         if what == "changes" and was_killed:
@@ -343,7 +343,7 @@ def test_options_are_refused_by_name(where: Path) -> None:
             DRIVER.open(where / "home", where / "run", options)
 
 
-def test_status_tells_the_file_system_and_its_quota(driver: BtrfsDriver, disk: Path) -> None:
+def test_status_tells_the_file_system_and_its_quota(driver: NaiveDiff, disk: Path) -> None:
     status = driver.status()
     assert f"uuid: {status['file system']}" in btrfs("filesystem", "show", disk)
     assert status["quota"].startswith("quota is off")

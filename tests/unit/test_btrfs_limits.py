@@ -12,10 +12,10 @@ import pytest
 from layerfs.driver import CreateOptions
 from layerfs.errors import InvalidOption, NotSupported
 from layerfs.ids import GraphID
+from layerfs.naivediff import NaiveDiff
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
 from layerfs.testing.conformance.limits import fill
 from layerfs.testing.entries import directory, file
-from layerfs_drivers.btrfs.driver import BtrfsDriver
 from tests.btrfskit import btrfs, hidden, open_in, qgroups, wait_for_cleaner
 from tests.filesystems import file_system
 
@@ -32,7 +32,7 @@ def disk() -> Iterator[Path]:
 
 
 @pytest.fixture
-def driver(disk: Path) -> BtrfsDriver:
+def driver(disk: Path) -> NaiveDiff:
     """Upon a file system whose admin has switched quota on."""
     btrfs("quota", "enable", disk)
     driver = open_in(disk)
@@ -41,7 +41,7 @@ def driver(disk: Path) -> BtrfsDriver:
     return driver
 
 
-def limited(driver: BtrfsDriver, id: GraphID = TOP, parent: GraphID = BASE) -> None:
+def limited(driver: NaiveDiff, id: GraphID = TOP, parent: GraphID = BASE) -> None:
     driver.create_read_write(id, parent, options=CreateOptions(size=LIMIT))
 
 
@@ -59,14 +59,14 @@ def test_quota_stays_off_unless_the_option_says_otherwise(disk: Path) -> None:
     assert "0/5" in qgroups(disk)
 
 
-def test_a_limit_is_upon_the_layers_own_bytes_not_the_images(driver: BtrfsDriver) -> None:
+def test_a_limit_is_upon_the_layers_own_bytes_not_the_images(driver: NaiveDiff) -> None:
     limited(driver)
     with mounted(driver, TOP) as root:
         assert (root / "image").stat().st_size > LIMIT
         assert LIMIT // 2 < fill(root / "new", 2 * LIMIT) <= LIMIT
 
 
-def test_a_layer_upon_a_limited_one_has_a_limit_only_if_told(driver: BtrfsDriver, disk: Path) -> None:
+def test_a_layer_upon_a_limited_one_has_a_limit_only_if_told(driver: NaiveDiff, disk: Path) -> None:
     limited(driver)
     driver.create_read_write(OTHER, TOP)
     assert qgroups(disk)[f"0/{driver.metadata(OTHER)['id']}"] is None
@@ -76,7 +76,7 @@ def test_a_layer_upon_a_limited_one_has_a_limit_only_if_told(driver: BtrfsDriver
     assert "limit" not in driver.metadata(OTHER)
 
 
-def test_a_limit_comes_back_after_quota_was_switched_off_and_on(driver: BtrfsDriver, disk: Path) -> None:
+def test_a_limit_comes_back_after_quota_was_switched_off_and_on(driver: NaiveDiff, disk: Path) -> None:
     limited(driver)
     btrfs("quota", "disable", disk)
     with mounted(driver, TOP) as root:
@@ -87,7 +87,7 @@ def test_a_limit_comes_back_after_quota_was_switched_off_and_on(driver: BtrfsDri
         assert fill(root / "new", 2 * LIMIT) <= LIMIT
 
 
-def test_a_removed_id_does_not_leave_its_limit_to_the_next(driver: BtrfsDriver, disk: Path) -> None:
+def test_a_removed_id_does_not_leave_its_limit_to_the_next(driver: NaiveDiff, disk: Path) -> None:
     limited(driver)
     driver.remove(TOP)
     driver.create_read_write(TOP, BASE)
@@ -96,7 +96,7 @@ def test_a_removed_id_does_not_leave_its_limit_to_the_next(driver: BtrfsDriver, 
         assert fill(root / "new", 2 * LIMIT) == 2 * LIMIT
 
 
-def test_quota_groups_go_with_their_layers(driver: BtrfsDriver, disk: Path) -> None:
+def test_quota_groups_go_with_their_layers(driver: NaiveDiff, disk: Path) -> None:
     before = qgroups(disk)
     for number in range(5):
         id = GraphID(f"layer-{number}")
@@ -109,25 +109,25 @@ def test_quota_groups_go_with_their_layers(driver: BtrfsDriver, disk: Path) -> N
     wait_for_cleaner(disk)
     open_in(disk)
     assert qgroups(disk) == before
-    assert hidden(driver.home, but=[".limits"]) == []
-    assert os.listdir(driver.home / ".limits") == []
+    assert hidden(driver.proto.home, but=[".limits"]) == []
+    assert os.listdir(driver.proto.home / ".limits") == []
 
 
-def test_what_a_dead_process_left_of_quota_groups_is_swept(driver: BtrfsDriver, disk: Path) -> None:
+def test_what_a_dead_process_left_of_quota_groups_is_swept(driver: NaiveDiff, disk: Path) -> None:
     before = qgroups(disk)
     limited(driver)
     number = driver.metadata(TOP)["id"]
-    (driver.home / TOP).rename(driver.home / ".removing-abc")
-    (driver.home / f".qgroup-{number}").touch()
+    (driver.proto.home / TOP).rename(driver.proto.home / ".removing-abc")
+    (driver.proto.home / f".qgroup-{number}").touch()
     open_in(disk)
     wait_for_cleaner(disk)
     open_in(disk)
     assert qgroups(disk) == before
-    assert hidden(driver.home, but=[".limits"]) == []
+    assert hidden(driver.proto.home, but=[".limits"]) == []
 
 
 @pytest.mark.host("overlay-6.1")  # later kernels leave none
-def test_a_quota_group_left_without_its_subvolume_is_a_leak(driver: BtrfsDriver, disk: Path) -> None:
+def test_a_quota_group_left_without_its_subvolume_is_a_leak(driver: NaiveDiff, disk: Path) -> None:
     before = qgroups(disk)
     limited(driver)
     assert driver.leaks() == []
@@ -135,28 +135,28 @@ def test_a_quota_group_left_without_its_subvolume_is_a_leak(driver: BtrfsDriver,
     driver.remove(TOP)
     wait_for_cleaner(disk)
     assert f"0/{number}" in qgroups(disk)
-    (driver.home / f".qgroup-{number}").unlink()
+    (driver.proto.home / f".qgroup-{number}").unlink()
     assert driver.leaks() == [], "nothing tells that it is ours"
-    (driver.home / f".qgroup-{number}").touch()
+    (driver.proto.home / f".qgroup-{number}").touch()
     [leak] = driver.leaks()
     assert (leak.kind, leak.what) == ("qgroup", f"0/{number}")
     assert driver.leaks(remove=True) == [leak]
     assert driver.leaks() == [] and qgroups(disk) == before
-    assert hidden(driver.home, but=[".limits"]) == []
+    assert hidden(driver.proto.home, but=[".limits"]) == []
 
 
 def test_a_note_of_a_subvolume_that_is_still_there_takes_nothing_from_it(
-    driver: BtrfsDriver, disk: Path
+    driver: NaiveDiff, disk: Path
 ) -> None:
     limited(driver)
     group = f"0/{driver.metadata(TOP)['id']}"
-    (driver.home / f".qgroup-{driver.metadata(TOP)['id']}").touch()
+    (driver.proto.home / f".qgroup-{driver.metadata(TOP)['id']}").touch()
     assert driver.leaks(remove=True) == []
     open_in(disk)
     assert qgroups(disk)[group] == LIMIT
 
 
-def test_the_admins_quota_groups_are_left_alone(driver: BtrfsDriver, disk: Path) -> None:
+def test_the_admins_quota_groups_are_left_alone(driver: NaiveDiff, disk: Path) -> None:
     btrfs("subvolume", "create", disk / "admins")
     btrfs("qgroup", "create", "1/100", disk)
     btrfs("qgroup", "limit", "-e", "50M", disk / "admins")
@@ -168,7 +168,7 @@ def test_the_admins_quota_groups_are_left_alone(driver: BtrfsDriver, disk: Path)
     assert qgroups(disk) == before
 
 
-def test_space_comes_back_when_files_and_layers_go(driver: BtrfsDriver) -> None:
+def test_space_comes_back_when_files_and_layers_go(driver: NaiveDiff) -> None:
     for _ in range(3):
         limited(driver)
         with mounted(driver, TOP) as root:
@@ -179,13 +179,13 @@ def test_space_comes_back_when_files_and_layers_go(driver: BtrfsDriver) -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1])
-def test_a_limit_of_nothing_is_refused(driver: BtrfsDriver, size: int) -> None:
+def test_a_limit_of_nothing_is_refused(driver: NaiveDiff, size: int) -> None:
     with pytest.raises(InvalidOption):
         driver.create_read_write(TOP, BASE, options=CreateOptions(size=size))
     assert not driver.exists(TOP)
 
 
-def test_inodes_cannot_be_limited_and_it_says_so(driver: BtrfsDriver) -> None:
+def test_inodes_cannot_be_limited_and_it_says_so(driver: NaiveDiff) -> None:
     with pytest.raises(NotSupported) as caught:
         driver.create_read_write(TOP, BASE, options=CreateOptions(inodes=10))
     assert "not inodes" in caught.value.hint

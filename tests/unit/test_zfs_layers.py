@@ -23,6 +23,7 @@ from layerfs.ids import GraphID
 from layerfs.linux import zfsfuse
 from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.naivediff import NaiveDiff
 from layerfs.testing.conformance.base import (
     BASE,
     OTHER,
@@ -40,13 +41,13 @@ from tests.zfskit import zfs
 
 
 @pytest.fixture
-def driver(zfs_dataset: str, tmp_path: Path) -> ZfsDriver:
+def driver(zfs_dataset: str, tmp_path: Path) -> NaiveDiff:
     return reopened(tmp_path, dataset=zfs_dataset)
 
 
-def reopened(place: Path, **options: str) -> ZfsDriver:
+def reopened(place: Path, **options: str) -> NaiveDiff:
     driver = DRIVER.open(place / "home", place / "run", options)
-    assert isinstance(driver, ZfsDriver)
+    assert isinstance(driver, NaiveDiff) and isinstance(driver.proto, ZfsDriver)
     return driver
 
 
@@ -65,7 +66,7 @@ def below(dataset: str) -> list[str]:
 # What is its own
 
 
-def test_what_somebody_else_made_is_no_layer_and_stays(driver: ZfsDriver, zfs_dataset: str) -> None:
+def test_what_somebody_else_made_is_no_layer_and_stays(driver: NaiveDiff, zfs_dataset: str) -> None:
     zfs("create", f"{zfs_dataset}/{TOP}")
     assert not driver.exists(TOP) and list(driver.ids()) == []
     with pytest.raises(LayerExists, match="was not made by this store"):
@@ -78,7 +79,7 @@ def test_what_somebody_else_made_is_no_layer_and_stays(driver: ZfsDriver, zfs_da
 
 
 def test_the_layers_of_another_store_in_the_same_dataset_stay(
-    driver: ZfsDriver, zfs_dataset: str, tmp_path: Path
+    driver: NaiveDiff, zfs_dataset: str, tmp_path: Path
 ) -> None:
     make_layer(driver, BASE, [file(b"f", b"")])
     other = reopened(tmp_path / "other", dataset=zfs_dataset)
@@ -89,7 +90,7 @@ def test_the_layers_of_another_store_in_the_same_dataset_stay(
     assert list(driver.ids()) == [BASE] and list(other.ids()) == [OTHER]
 
 
-def test_a_clone_of_a_layer_that_somebody_made_is_not_the_layer(driver: ZfsDriver, zfs_dataset: str) -> None:
+def test_a_clone_of_a_layer_that_somebody_made_is_not_the_layer(driver: NaiveDiff, zfs_dataset: str) -> None:
     """A dataset inherits what marks the one above it; the id in the mark tells them apart."""
     make_layer(driver, BASE, [])
     zfs("create", f"{zfs_dataset}/{BASE}/inside")
@@ -100,7 +101,7 @@ def test_a_clone_of_a_layer_that_somebody_made_is_not_the_layer(driver: ZfsDrive
     assert below(zfs_dataset) == [BASE, f"{BASE}/inside"]
 
 
-def test_a_snapshot_that_somebody_took_keeps_the_layer(driver: ZfsDriver, zfs_dataset: str) -> None:
+def test_a_snapshot_that_somebody_took_keeps_the_layer(driver: NaiveDiff, zfs_dataset: str) -> None:
     make_layer(driver, BASE, [])
     zfs("snapshot", f"{zfs_dataset}/{BASE}@backup")
     with pytest.raises(LayerInUse, match="@backup"):
@@ -111,7 +112,7 @@ def test_a_snapshot_that_somebody_took_keeps_the_layer(driver: ZfsDriver, zfs_da
 
 
 def test_no_call_of_the_tool_concerns_more_than_the_stores_dataset(
-    driver: ZfsDriver, zfs_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    driver: NaiveDiff, zfs_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
     run = _zfs.run
@@ -138,7 +139,7 @@ def test_no_call_of_the_tool_concerns_more_than_the_stores_dataset(
         assert argv[1] != "list" or argv[2:5] == ("-H", "-d", "1") or argv[-1] != zfs_dataset
 
 
-def test_snapshots_go_with_what_needs_them(driver: ZfsDriver, zfs_dataset: str) -> None:
+def test_snapshots_go_with_what_needs_them(driver: NaiveDiff, zfs_dataset: str) -> None:
     """That of a layer which may still change goes with its clone: deferred destroy."""
     make_layer(driver, BASE, [])
     for id in (TOP, OTHER):
@@ -154,7 +155,7 @@ def test_snapshots_go_with_what_needs_them(driver: ZfsDriver, zfs_dataset: str) 
     assert below(zfs_dataset) == []
 
 
-def test_a_layer_with_layers_upon_it_stays(driver: ZfsDriver, zfs_dataset: str) -> None:
+def test_a_layer_with_layers_upon_it_stays(driver: NaiveDiff, zfs_dataset: str) -> None:
     make_layer(driver, BASE, [])
     driver.create_read_write(TOP, BASE)
     with pytest.raises(LayerInUse, match="layer base has layers upon it"):
@@ -162,22 +163,22 @@ def test_a_layer_with_layers_upon_it_stays(driver: ZfsDriver, zfs_dataset: str) 
     assert driver.exists(BASE)
 
 
-def test_what_a_layer_stands_upon_is_told(driver: ZfsDriver) -> None:
+def test_what_a_layer_stands_upon_is_told(driver: NaiveDiff) -> None:
     make_layer(driver, BASE, [])
     driver.create_read_write(TOP, BASE)
     driver.create_read_write(OTHER, TOP)
     assert [driver.parent(id) for id in (BASE, TOP, OTHER)] == [None, BASE, TOP]
 
 
-def test_a_snapshot_without_a_clone_is_a_leak(driver: ZfsDriver, zfs_dataset: str) -> None:
+def test_a_snapshot_without_a_clone_is_a_leak(driver: NaiveDiff, zfs_dataset: str) -> None:
     driver.create_read_write(TOP, None)
     driver.create_read_write(OTHER, TOP)
     zfs("snapshot", f"{zfs_dataset}/{TOP}@backup")
     before = below(zfs_dataset)
     assert driver.leaks() == []
-    left = driver.dataset.passing_snapshot(TOP)
+    left = driver.proto.dataset.passing_snapshot(TOP)
     zfs("snapshot", left)
-    with driver._cloning(alone=False):
+    with driver.proto._cloning(alone=False):
         assert driver.leaks() == [], "somebody may be about to make a clone"
     [leak] = driver.leaks()
     assert (leak.kind, leak.what) == ("snapshot", left)
@@ -185,18 +186,18 @@ def test_a_snapshot_without_a_clone_is_a_leak(driver: ZfsDriver, zfs_dataset: st
     assert driver.leaks() == [] and below(zfs_dataset) == before
 
 
-def test_mounts_that_nobody_counts_are_leaks(driver: ZfsDriver) -> None:
+def test_mounts_that_nobody_counts_are_leaks(driver: NaiveDiff) -> None:
     driver.create_read_write(TOP, None)
     with mounted(driver, TOP):
         assert driver.leaks(remove=True) == []
     target = driver.get(TOP)
-    dataset = driver.runroot / "datasets" / TOP
-    (driver.runroot / "counts" / TOP).unlink()
+    dataset = driver.proto.runroot / "datasets" / TOP
+    (driver.proto.runroot / "counts" / TOP).unlink()
     assert [(leak.kind, leak.what) for leak in driver.leaks()] == [("mount", str(target))]
     umount(target)
     assert [(leak.kind, leak.what) for leak in driver.leaks()] == [("mount", str(dataset))]
     driver.leaks(remove=True)
-    assert driver.leaks() == [] and mounts_below(driver.runroot) == []
+    assert driver.leaks() == [] and mounts_below(driver.proto.runroot) == []
     with driver.files(TOP):
         assert driver.leaks() == []
 
@@ -206,7 +207,7 @@ def test_mounts_that_nobody_counts_are_leaks(driver: ZfsDriver) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_dataset_mounted_by_somebody_else_is_named_with_its_holder(
-    driver: ZfsDriver, zfs_dataset: str, tmp_path: Path
+    driver: NaiveDiff, zfs_dataset: str, tmp_path: Path
 ) -> None:
     driver.create_read_write(TOP, None)
     elsewhere = tmp_path / "elsewhere"
@@ -222,7 +223,7 @@ def test_a_dataset_mounted_by_somebody_else_is_named_with_its_holder(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_who_reads_a_layer_is_named_to_who_removes_it(driver: ZfsDriver) -> None:
+def test_who_reads_a_layer_is_named_to_who_removes_it(driver: NaiveDiff) -> None:
     make_layer(driver, BASE, [file(b"f", b"")])
     with driver.files(BASE), pytest.raises(MountBusy, match=r"is being read or written by \d+ \("):
         driver.remove(BASE)
@@ -232,7 +233,7 @@ def test_who_reads_a_layer_is_named_to_who_removes_it(driver: ZfsDriver) -> None
 # Limits, names, options, attributes
 
 
-def test_long_attributes_come_back_whole(driver: ZfsDriver) -> None:
+def test_long_attributes_come_back_whole(driver: NaiveDiff) -> None:
     """Of whatever length: zfs-fuse gives a wrong answer to who asks with little room."""
     values = {b"user.%d" % length: os.urandom(length) for length in (0, 1, 8, 127, 128, 129, 255, 256, 3000)}
     names = {b"user." + b"n" * 200 + b"%d" % number: b"" for number in range(5)}
@@ -242,7 +243,7 @@ def test_long_attributes_come_back_whole(driver: ZfsDriver) -> None:
     assert dict(found.xattrs) == {**values, **names}
 
 
-def test_a_limit_is_the_quota_of_the_dataset(driver: ZfsDriver, zfs_dataset: str) -> None:
+def test_a_limit_is_the_quota_of_the_dataset(driver: NaiveDiff, zfs_dataset: str) -> None:
     driver.create_read_write(TOP, None, options=CreateOptions(size=16 << 20))
     assert driver.metadata(TOP)["quota"] == str(16 << 20)
     driver.create_read_write(OTHER, TOP)
@@ -268,7 +269,7 @@ def test_a_name_too_long_is_refused_before_anything_is_made(zfs_dataset: str, tm
     driver.remove(longest)
 
 
-def test_the_home_remembers_its_dataset(driver: ZfsDriver, zfs_dataset: str, tmp_path: Path) -> None:
+def test_the_home_remembers_its_dataset(driver: NaiveDiff, zfs_dataset: str, tmp_path: Path) -> None:
     make_layer(driver, BASE, [])
     assert list(reopened(tmp_path).ids()) == [BASE]
     zfs("create", f"{zfs_dataset}/other")
@@ -282,7 +283,7 @@ def test_the_home_remembers_its_dataset(driver: ZfsDriver, zfs_dataset: str, tmp
 
 
 def test_what_a_killed_process_left_mounted_goes_at_the_next_opening(
-    driver: ZfsDriver, tmp_path: Path
+    driver: NaiveDiff, tmp_path: Path
 ) -> None:
     make_layer(driver, BASE, [file(b"f", b"")])
 
@@ -296,7 +297,7 @@ def test_what_a_killed_process_left_mounted_goes_at_the_next_opening(
     assert mounts_below(tmp_path) == []
 
 
-WORKS: dict[str, Callable[[ZfsDriver], object]] = {
+WORKS: dict[str, Callable[[NaiveDiff], object]] = {
     "create a layer": lambda driver: driver.create(TOP, BASE),
     "create upon nothing": lambda driver: driver.create_read_write(TOP, None),
     "create upon what may change": lambda driver: driver.create_read_write(TOP, OTHER),
@@ -307,7 +308,7 @@ WORKS: dict[str, Callable[[ZfsDriver], object]] = {
 
 
 @pytest.mark.parametrize("work", WORKS)
-def test_killed_at_any_step_it_can_be_done_again(driver: ZfsDriver, tmp_path: Path, work: str) -> None:
+def test_killed_at_any_step_it_can_be_done_again(driver: NaiveDiff, tmp_path: Path, work: str) -> None:
     make_layer(driver, BASE, [file(b"f", b"f")])
     for at in range(1, 40):
         if not driver.exists(OTHER):

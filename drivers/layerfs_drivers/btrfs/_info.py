@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from layerfs.driver import DriverInfo, Option
+from layerfs.driver import Driver, DriverInfo, Option
 from layerfs.errors import translated
 from layerfs.values import frozen
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from layerfs_drivers.btrfs.driver import BtrfsDriver
 
 
 @frozen
@@ -34,7 +30,7 @@ class _BtrfsInfo:
 
     def open(
         self, home: Path, runroot: Path, options: Mapping[str, str], /, *, read_only: bool = False
-    ) -> BtrfsDriver:
+    ) -> Driver:
         """A home that is there was tried out when it was made; a new one is tried out now."""
         from layerfs_drivers.btrfs.driver import BtrfsDriver
 
@@ -48,7 +44,8 @@ class _BtrfsInfo:
             if not read_only and not home.exists():
                 self.probe(home, runroot)
                 home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return BtrfsDriver.open(home, runroot, enable_quota=enable_quota, read_only=read_only)
+            driver = BtrfsDriver.open(home, runroot, enable_quota=enable_quota, read_only=read_only)
+            return driver.whole()
 
 
 DRIVER: DriverInfo = _BtrfsInfo()

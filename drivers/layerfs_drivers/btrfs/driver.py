@@ -28,8 +28,6 @@ from layerfs.driver import (
     Capabilities,
     CopyOnWrite,
     CreateOptions,
-    Displaced,
-    FileOpener,
     Leak,
     Mount,
     Usage,
@@ -55,8 +53,6 @@ from layerfs_drivers.btrfs._subvolumes import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from layerfs.archive.changes import Change
 
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -197,37 +193,14 @@ class BtrfsDriver:
         with translated(f"unmount layer {id}"):
             self._counts.put(id, target, lambda: release(target))
 
-    # Changes
+    # What NaiveDiff makes a whole driver of
 
-    def changes(self, id: GraphID, parent: GraphID | None, /) -> Iterator[Change]:
-        return self._naive.changes(id, parent)
+    def whole(self) -> NaiveDiff:
+        return NaiveDiff(self, compared=self._compared, filled=self._seal)
 
-    def diff(self, id: GraphID, parent: GraphID | None, /) -> BinaryIO:
-        return self._naive.diff(id, parent)
-
-    def diff_size(self, id: GraphID, parent: GraphID | None, /) -> int:
-        return self._naive.diff_size(id, parent)
-
-    def apply_diff(
-        self,
-        id: GraphID,
-        parent: GraphID | None,
-        tar: BinaryIO,
-        /,
-        *,
-        displaced: Displaced | None = None,
-    ) -> int:
-        size = self._naive.apply_diff(id, parent, tar, displaced=displaced)
-        with self._writing(f"seal layer {id}"), self._opened(id) as fd:
+    def _seal(self, id: GraphID) -> None:
+        with self._opened(id) as fd:
             _ioctl.set_read_only(fd, True)
-        return size
-
-    def files(self, id: GraphID, /) -> contextlib.AbstractContextManager[FileOpener]:
-        return self._naive.files(id)
-
-    @property
-    def _naive(self) -> NaiveDiff:
-        return NaiveDiff(self, compared=self._compared)
 
     @contextlib.contextmanager
     def _compared(self, id: GraphID, parent: GraphID | None) -> Iterator[tuple[Path, Iterable[Change]]]:
@@ -242,7 +215,7 @@ class BtrfsDriver:
 
     def usage(self, id: GraphID, /) -> Usage:
         """What the layer changed, as ``changes`` finds it; of a layer whose parent is gone all of it."""
-        return self._naive.changed_usage(id, self.parent(id))
+        return self.whole().changed_usage(id, self.parent(id))
 
     def metadata(self, id: GraphID, /) -> Mapping[str, str]:
         """``subvolume`` (its path), ``id``, ``parent``, ``limit`` in bytes."""

@@ -67,17 +67,17 @@ FILE_SYSTEMS = {"ext4": EXT4, "xfs": XFS}
 
 
 def make(fs: FileSystem, node: Path, *, lock: int) -> None:
-    """Make the file system, its root empty and as on every driver: 0755, root's, of time 0.
+    """Make the file system, its root empty and as no layer describes it.
 
     mkfs inherits the descriptor ``lock``."""
+    from layerfs.archive.emptyroot import make_unlisted
+
     hint = "install e2fsprogs" if fs is EXT4 else "install xfsprogs"
     run([*fs.mkfs, str(node)], doing=f"make {fs.name} on {node}", hint=hint, keep=(lock,))
     with mounted(fs, node) as root:
         with contextlib.suppress(FileNotFoundError):
             (root / "lost+found").rmdir()
-        os.chown(root, 0, 0)
-        root.chmod(0o755)
-        os.utime(root, ns=(0, 0))
+        make_unlisted(root)
 
 
 def read_uuid(fs: FileSystem, node: Path) -> str:

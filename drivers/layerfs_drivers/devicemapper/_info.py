@@ -39,7 +39,6 @@ class DeviceMapperInfo:
     def open(
         self, home: Path, runroot: Path, options: Mapping[str, str], /, *, read_only: bool = False
     ) -> Driver:
-        from layerfs.naivediff import NaiveDiff
         from layerfs_drivers.devicemapper._journal import Journal
         from layerfs_drivers.devicemapper._options import Options
         from layerfs_drivers.devicemapper._pool import Pool
@@ -52,7 +51,7 @@ class DeviceMapperInfo:
             if not read_only and not Journal(home, True).path.exists():
                 refuse_without_what_it_needs()
             driver = DeviceMapperDriver(Pool.open(home, runroot, parsed, read_only=read_only))
-        return NaiveDiff(driver, driver.view)
+        return driver.whole()
 
 
 DRIVER: DriverInfo = DeviceMapperInfo()

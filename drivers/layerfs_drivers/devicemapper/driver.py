@@ -149,10 +149,15 @@ class DeviceMapperDriver:
                 raise NoSpace(what, errno=error.errno, hint=hint) from error
             raise MountFailed(what, errno=error.errno or 0) from error
 
+    # What NaiveDiff makes a whole driver of
+
+    def whole(self) -> NaiveDiff:
+        return NaiveDiff(self, self._view, filled=self._seal)
+
     @contextlib.contextmanager
-    def view(self, id: GraphID, read_only: bool) -> Iterator[Path]:
+    def _view(self, id: GraphID, read_only: bool) -> Iterator[Path]:
         """How :class:`NaiveDiff` sees a layer: by a mount that is nowhere in the tree, with whose end the
-        device goes, even if this process is killed. A read-only layer filled so never changes again."""
+        device goes, even if this process is killed."""
         device = self.pool.require(parse_graph_id(id))
         if not read_only:
             self._refuse_when_read_only(f"fill layer {id}")
@@ -164,7 +169,10 @@ class DeviceMapperDriver:
             yield root
         finally:
             forks.close(fd)
-        if device.read_only and not read_only:
+
+    def _seal(self, id: GraphID) -> None:
+        device = self.pool.require(id)
+        if device.read_only:
             self.pool.journal.fill(device.id)
 
     def _ways(self, device: Device, read_only: bool) -> Sequence[tuple[str, ...]]:
@@ -179,7 +187,7 @@ class DeviceMapperDriver:
     # Facts
 
     def usage(self, id: GraphID, /) -> Usage:
-        return NaiveDiff(self, self.view).changed_usage(id, self.parent(id))
+        return self.whole().changed_usage(id, self.parent(id))
 
     def flush(self) -> None:
         """Layers are unmounted when they are filled, which writes their file systems out to the pool. What

@@ -44,7 +44,7 @@ class ZfsInfo:
             driver.sweep()
             if opened.is_new:
                 driver.try_out()
-            return driver
+            return driver.whole()
 
 
 DRIVER: DriverInfo = ZfsInfo()

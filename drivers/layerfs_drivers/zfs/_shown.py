@@ -55,8 +55,13 @@ class Shown:
     runroot: Path
     mount: Callable[[GraphID, Path], None]
 
+    @property
+    def mount_points(self) -> Path:
+        """The directory of the counted mounts."""
+        return self.runroot / "mounts"
+
     def counted(self, id: GraphID) -> Path:
-        return self.runroot / "mounts" / id
+        return self.mount_points / id
 
     @contextlib.contextmanager
     def look(self, id: GraphID) -> Iterator[Path]:

@@ -17,7 +17,6 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from layerfs.driver import (
@@ -25,8 +24,6 @@ from layerfs.driver import (
     Capabilities,
     CopyOnWrite,
     CreateOptions,
-    Displaced,
-    FileOpener,
     Leak,
     Mount,
     Usage,
@@ -56,8 +53,6 @@ from layerfs_drivers.zfs._shown import Shown, until_free
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from layerfs.archive.changes import Change
 
 _NO_INODE_LIMIT = (
@@ -111,13 +106,15 @@ class ZfsDriver:
             self._create(id, parent, WRITABLE, quota)
 
     def _create(self, id: GraphID, parent: GraphID | None, state: str, limits: Mapping[str, str]) -> None:
+        from layerfs.archive.emptyroot import make_unlisted
+
         name = self._name_of_new(id)
         properties = {**_every_layer(), PROPERTY: self.dataset.mark(id, state), **limits}
         try:
             if parent is None:
                 _zfs.create(name, {**_ONCE, **properties})
                 with self._shown.look(id) as root:
-                    _describe_nothing(root)
+                    make_unlisted(root)
             else:
                 self._clone(parent, name, properties)
         except LayerExists as error:
@@ -251,8 +248,17 @@ class ZfsDriver:
             self._shown.tidy(id)
         return count
 
+    # What NaiveDiff makes a whole driver of
+
+    def whole(self) -> NaiveDiff:
+        return NaiveDiff(self, self._view, self._compared, self._seal)
+
+    def _seal(self, id: GraphID) -> None:
+        _zfs.set_property(self.dataset.name(id), PROPERTY, self.dataset.mark(id, FILLED))
+
     @contextlib.contextmanager
     def _view(self, id: GraphID, read_only: bool) -> Iterator[Path]:
+        self._refuse_to_write(f"fill layer {id}", unless=read_only)
         with (
             self._shown.look(parse_graph_id(id)) as root,
             private_mount([Mount("bind", str(root), ("bind",))]) as path,
@@ -288,34 +294,6 @@ class ZfsDriver:
             f"dataset {name} of layer {id} is busy{held}", holders=names, hint="unmount it there first"
         )
 
-    # Changes
-
-    def changes(self, id: GraphID, parent: GraphID | None, /) -> Iterator[Change]:
-        return self._naive.changes(id, parent)
-
-    def diff(self, id: GraphID, parent: GraphID | None, /) -> BinaryIO:
-        return self._naive.diff(id, parent)
-
-    def diff_size(self, id: GraphID, parent: GraphID | None, /) -> int:
-        return self._naive.diff_size(id, parent)
-
-    def apply_diff(
-        self,
-        id: GraphID,
-        parent: GraphID | None,
-        tar: BinaryIO,
-        /,
-        *,
-        displaced: Displaced | None = None,
-    ) -> int:
-        with self._writing(f"fill layer {id}"):
-            size = self._naive.apply_diff(id, parent, tar, displaced=displaced)
-            _zfs.set_property(self.dataset.name(id), PROPERTY, self.dataset.mark(id, FILLED))
-            return size
-
-    def files(self, id: GraphID, /) -> AbstractContextManager[FileOpener]:
-        return self._naive.files(id)
-
     # Facts
 
     def exists(self, id: GraphID, /) -> bool:
@@ -336,7 +314,7 @@ class ZfsDriver:
         with translated(f"measure layer {id}"):
             parent = self.parent(id)
             self.flush()
-            inodes = self._naive.changed_usage(id, parent).inodes
+            inodes = self.whole().changed_usage(id, parent).inodes
             return Usage(int(self._require(id).facts["used"]), inodes)
 
     def flush(self) -> None:
@@ -388,7 +366,7 @@ class ZfsDriver:
     def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
         """Besides mounts, the snapshots of layers that may still change which were left without a clone."""
         with translated("look for what nobody uses"):
-            counted = self._counts.leaks(self._shown.counted(GraphID("x")).parent, remove=remove)
+            counted = self._counts.leaks(self._shown.mount_points, remove=remove)
             return [*counted, *self._shown.leaks(remove=remove), *self._leaked_snapshots(remove=remove)]
 
     def _leaked_snapshots(self, *, remove: bool) -> list[Leak]:
@@ -429,10 +407,6 @@ class ZfsDriver:
                 _try_xattrs(root, self.dataset.dataset)
         finally:
             self.remove(id)
-
-    @property
-    def _naive(self) -> NaiveDiff:
-        return NaiveDiff(self, self._view, self._compared)
 
     @property
     def _shown(self) -> Shown:
@@ -487,13 +461,6 @@ def _every_layer() -> dict[str, str]:
     from layerfs.linux import zfsfuse
 
     return _COMMON if zfsfuse.is_in_use() else {**_COMMON, **_OPENZFS}
-
-
-def _describe_nothing(root: Path) -> None:
-    """The root of a layer upon nothing: what no entry describes is 0755, root's, and of time 0."""
-    os.chown(root, 0, 0)
-    root.chmod(0o755)
-    os.utime(root, ns=(0, 0))
 
 
 def _try_xattrs(root: Path, dataset: str) -> None:
