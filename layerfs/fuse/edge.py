@@ -57,7 +57,7 @@ def _where_ino_is() -> int:
     as_id = memory.find(mark)
     as_number = memory.find(mark, as_id + 8)
     if as_id < 0 or as_number < 0:
-        raise RuntimeError(f"pyfuse3 {pyfuse3.__version__} keeps inode numbers in an unknown way")
+        raise RuntimeError("this version of pyfuse3 keeps inode numbers in an unknown way")
     return as_number
 
 
