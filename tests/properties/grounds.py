@@ -22,26 +22,26 @@ Fresh = Callable[[], AbstractContextManager[Driver]]
 
 @contextlib.contextmanager
 def _vfs() -> Iterator[Fresh]:
-    need.root()
+    need.any_root()
     yield lambda: _upon_directory(vfs.DRIVER)
 
 
 @contextlib.contextmanager
 def _overlay() -> Iterator[Fresh]:
-    need.overlay(Path(tempfile.gettempdir()))
+    need.overlay_by_any_root(Path(tempfile.gettempdir()))
     yield lambda: _upon_directory(overlay.DRIVER)
 
 
 @contextlib.contextmanager
 def _fuse() -> Iterator[Fresh]:
-    need.root()
+    need.any_root()
     need.fuse()
     yield lambda: _upon_directory(fuse.DRIVER)
 
 
 @contextlib.contextmanager
 def _aufs() -> Iterator[Fresh]:
-    need.root()
+    need.any_root()
     need.fuse()
     yield lambda: _upon_directory(aufs.DRIVER)
 
