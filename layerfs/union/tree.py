@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -268,9 +269,10 @@ class Tree:
         if branch < self._first_lower and (
             self.is_impure(directory) or (slot.kind == stat.S_IFDIR and len(directory.layers) > 1)
         ):
-            found = self.find(directory, name)
-            if found is not None:
-                return found.number
+            with contextlib.suppress(PermissionError):  # whoever looks it up is told
+                found = self.find(directory, name)
+                if found is not None:
+                    return found.number
         return self.numbers.of(self.branches.all[branch].device, slot.ino)
 
     # The real files
