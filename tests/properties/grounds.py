@@ -14,6 +14,7 @@ from layerfs.testing.memory import MemoryDriver
 from layerfs_drivers import aufs, btrfs, fuse, overlay, vfs, zfs
 from tests import zfskit
 from tests.filesystems import file_system
+from tests.fusestart import loaded_once
 from tests.require import need
 
 Fresh = Callable[[], AbstractContextManager[Driver]]
@@ -35,15 +36,15 @@ def _overlay() -> Iterator[Fresh]:
 @contextlib.contextmanager
 def _fuse() -> Iterator[Fresh]:
     need.any_root()
-    need.fuse()
-    yield lambda: _upon_directory(fuse.DRIVER)
+    with loaded_once():
+        yield lambda: _upon_directory(fuse.DRIVER)
 
 
 @contextlib.contextmanager
 def _aufs() -> Iterator[Fresh]:
     need.any_root()
-    need.fuse()
-    yield lambda: _upon_directory(aufs.DRIVER)
+    with loaded_once():
+        yield lambda: _upon_directory(aufs.DRIVER)
 
 
 @contextlib.contextmanager
