@@ -26,7 +26,7 @@ from layerfs_drivers.overlay import DRIVER
 from tests.fusestart import loaded_once
 from tests.require import need
 
-# Each mount takes a second in that kernel: without LAYERFS_LONG only what is marked so runs there.
+# That kernel is slow: without LAYERFS_LONG only what is marked so runs there, and most of test_fuse.py.
 pytestmark = pytest.mark.host(*(("here", "no-overlay") if os.environ.get("LAYERFS_LONG") else ("here",)))
 
 
