@@ -56,7 +56,7 @@ class MemoryDriver:
     takes it back in."""
 
     name = "memory"
-    capabilities = Capabilities(no_limits_because="layers in memory have no limits")
+    capabilities = Capabilities(no_limits_because="layers in memory have no limits", rootless=True)
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch

@@ -35,7 +35,7 @@ def is_root_of_host() -> bool:
 @functools.cache
 def mapped_ids() -> int:
     """How many ids are known here, counted from 0, of users and of groups."""
-    return min(_mapped(Path("/proc/self/uid_map")), _mapped(Path("/proc/self/gid_map")))
+    return max(1, min(_mapped(Path("/proc/self/uid_map")), _mapped(Path("/proc/self/gid_map"))))
 
 
 def _mapped(table: Path) -> int:
