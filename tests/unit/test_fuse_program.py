@@ -225,3 +225,15 @@ def test_the_type_leads_to_it(ground: Ground, tmp_path: Path, tool: str) -> None
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1fuse.layerfs layers["), done.stdout
+
+
+def test_a_directory_that_cannot_be_shown_does_not_hide_its_neighbours(ground: Ground) -> None:
+    """One that was renamed with ``redirect_dir=on``."""
+    (ground.low / "moved").mkdir()
+    os.setxattr(ground.low / "moved", "trusted.overlay.redirect", b"before")
+    root = ground.mount()
+    assert sorted(os.listdir(root)) == ["below", "file", "moved"]
+    with pytest.raises(PermissionError):
+        (root / "moved").stat()
+    assert (root / "file").read_bytes() == b"1"
+    ground.umount()
