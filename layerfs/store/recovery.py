@@ -9,7 +9,7 @@ import attrs
 from layerfs.errors import LayerfsError, translated
 from layerfs.ids import CacheID, MountID
 from layerfs.store.core import Core
-from layerfs.store.owner import dead_owners
+from layerfs.store.owner import dead_owners, sweep
 from layerfs.store.removal import remove_container, remove_layer
 
 
@@ -33,6 +33,7 @@ def recover(core: Core, *, retry: bool = False) -> list[LayerfsError]:
     dead = dead_owners(core.db, core.root / "owners")
     if not dead and not retry:
         return []
+    sweep(core.root / "locks")
     errors = []
     for leftover in _adopt(core, dead, retry=retry):
         try:

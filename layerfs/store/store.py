@@ -20,7 +20,7 @@ from layerfs.store.core import Core
 from layerfs.store.guard import Guard
 from layerfs.store.initlayer import InitFunc, default_init
 from layerfs.store.metadata import Database
-from layerfs.store.owner import Owner
+from layerfs.store.owner import Owner, all_owners
 from layerfs.store.records import LayerInfo, RWLayerInfo
 from layerfs.store.rwlayer import RWLayer
 
@@ -429,7 +429,7 @@ def _refuse_foreign(core: Core) -> None:
 
 
 def _recover(core: Core) -> None:
-    if core.db.row("SELECT 1 FROM owners"):
+    if all_owners(core.db, core.root / "owners"):
         from layerfs.store.recovery import recover
 
         recover(core)
