@@ -55,7 +55,7 @@ def seconds(driver: str) -> float:
 
 
 @pytest.mark.parametrize("driver", ["overlay", "vfs", "btrfs", "fuse", "aufs", "zfs"])
-@pytest.mark.timeout(14_400 if LONG else 300)
+@pytest.mark.timeout(14_400 if LONG else 600)
 def test_nothing_is_half_done_lost_or_left(driver: str, tmp_path: Path) -> None:
     need_tracing()
     time_ = seconds(driver)

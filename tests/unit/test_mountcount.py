@@ -126,7 +126,7 @@ def test_writable_after_read_only_is_busy(layer: Layer) -> None:
 
 
 def test_a_mount_that_fails_counts_nothing(layer: Layer) -> None:
-    def fail(_: int) -> None:
+    def fail(*_: int) -> None:
         raise OSError(5, "no such luck")
 
     with pytest.raises(OSError, match="luck"):
