@@ -8,6 +8,7 @@ process starts (a tool, the server of a FUSE mount) are not watched, and outlive
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -53,7 +54,7 @@ class Outcome:
 
 
 Fault = Callable[[int, int], int]
-"""Asked before a call, with how many were made already and its number: the errno it fails with, 0 for none."""
+"""Asked before a call, with how many were made before and its number, for the errno it fails with; 0: none."""
 
 
 def no_fault(count: int, number: int) -> int:
@@ -84,10 +85,8 @@ def watched(
 
 def over() -> None:
     """Said by the process: from here on nothing happens to it any more."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.getpgid(_MARK)
-    except ProcessLookupError:
-        pass
 
 
 def _child(work: Callable[[Callable[[str], None]], None], writable: int) -> NoReturn:

@@ -24,9 +24,8 @@ from layerfs.store.images import ImageRecord
 from layerfs.store.store import Store
 from layerfs.testing.entries import directory, file, hard_link, opaque, symlink, tar_bytes, whiteout
 from tests.cli.archives import oci_layout
-from tests.migrationkit import BOTTOM, MIDDLE, digest, tree
+from tests.migrationkit import BOTTOM, MIDDLE
 from tests.places import Place
-from tests.systemcalls import over, watched
 
 OWN = tar_bytes([directory(b"own"), file(b"own/big", b"x" * 200_000), file(b"etc/shadow", b"another\n")])
 FIRST = tar_bytes([file(b"first", b"1" * 5000), symlink(b"link", b"first"), hard_link(b"again", b"first")])
@@ -60,8 +59,6 @@ class Ground:
 
     driver: str
     place: Place
-    mounts_seen: int = 0
-    trees: dict[ChainID, object] = attrs.field(factory=dict)
     before: list[str] = attrs.field(factory=list)
 
     @property
@@ -77,7 +74,19 @@ class Ground:
             self.root, runroot=self.base / "run", driver=self.driver, options=self.place.options
         )
 
-    def fill(self) -> None:
+    @contextlib.contextmanager
+    def filled(self) -> Iterator[None]:
+        """With what stays in it; temporary files lie where they are looked for."""
+        temporary = self.base / "tmp"
+        temporary.mkdir()
+        before, tempfile.tempdir = tempfile.tempdir, str(temporary)
+        try:
+            self._fill()
+            yield
+        finally:
+            tempfile.tempdir = before
+
+    def _fill(self) -> None:
         oci_layout(self.base / "layout", {"app:1": [BOTTOM, FIRST, SECOND]})
         with self.open() as store:
             layers = []
@@ -88,9 +97,6 @@ class Ground:
             store.add_image(ImageRecord(id=digest_of(b"{}"), config=b"{}", layers=tuple(layers)), ["kept:1"])
             with store.create_rw("kept", layers[-1]).mounted() as root:
                 (root / "kept").write_text("kept")
-            for one in layers:
-                with store.get(one) as layer, layer.mounted() as root:
-                    self.trees[one] = tree(root)
 
     def look(self) -> list[str]:
         """Everything there is of the store in the world, mounts apart."""
@@ -133,7 +139,9 @@ def loops(base: Path) -> Iterator[str]:
 
 
 def mounted(base: Path) -> list[str]:
-    return [f"{os.fsdecode(e.mount_point)} {e.fstype}" for e in mounts_below(base) if e.mount_point != os.fsencode(base)]
+    """What is mounted below ``base``."""
+    found = [(os.fsdecode(entry.mount_point), entry.fstype) for entry in mounts_below(base)]
+    return [f"{place} {fstype}" for place, fstype in found if place != str(base)]
 
 
 def processes(base: Path) -> list[str]:

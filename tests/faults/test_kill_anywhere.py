@@ -1,8 +1,8 @@
 """A process killed at any of its system calls, picked at random: the next who opens the store finds nothing
 half done, nothing lost, and nothing left in the world.
 
-Where ``test_store_kill.py`` kills at each step that the store makes, here it is before or after any call to the
-kernel, also inside a driver. Now and then the opening that mends it is killed as well. Meanwhile another
+Where ``test_store_kill.py`` kills at each step that the store makes, here it is before or after any call to
+the kernel, also inside a driver. Now and then the opening that mends it is killed as well. Meanwhile another
 process has the store open and is filling a layer of its own.
 """
 
@@ -13,16 +13,15 @@ import io
 import os
 import random
 import signal
-import tempfile
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
 import pytest
 
-from layerfs.errors import LayerfsError
 from layerfs.ids import DiffID, digest_of
+from layerfs.opening import migrate_store, open_store
 from tests.faults.anywhere import (
     KEPT,
     NEIGHBOUR,
@@ -40,7 +39,7 @@ from tests.faults.anywhere import (
     tidy,
 )
 from tests.places import place_for
-from tests.systemcalls import Outcome, need_tracing, over, watched
+from tests.systemcalls import Outcome, need_tracing, watched
 
 LONG = bool(os.environ.get("LAYERFS_LONG"))
 SEED = int(os.environ.get("LAYERFS_SEED", random.randrange(1 << 32)))
@@ -64,11 +63,72 @@ def test_nothing_is_half_done_lost_or_left(driver: str, tmp_path: Path) -> None:
         kill_for(ground, time_)
 
 
+@pytest.mark.host("thin")
+@pytest.mark.timeout(14_400 if LONG else 600)
+def test_nothing_is_half_done_lost_or_left_in_a_thin_pool(tmp_path: Path) -> None:
+    need_tracing()
+    with place_for("devicemapper", tmp_path) as place:
+        kill_for(Ground("devicemapper", place), seconds("devicemapper"))
+
+
+@pytest.mark.parametrize("drivers", [("overlay", "vfs"), ("btrfs", "vfs"), ("fuse", "aufs")], ids="-".join)
+@pytest.mark.timeout(14_400 if LONG else 600)
+def test_a_move_goes_on_or_is_given_up(drivers: tuple[str, str], tmp_path: Path) -> None:
+    need_tracing()
+    with contextlib.ExitStack() as held:
+        scratch = held.enter_context(scratch_memory(tmp_path))
+        places = [held.enter_context(place_for(driver, scratch)) for driver in drivers]
+        ground = Ground(drivers[0], places[0])
+        with ground.filled():
+            kill_moves_for(ground, drivers, seconds(drivers[0]))
+
+
+def kill_moves_for(ground: Ground, drivers: tuple[str, str], time_: float) -> None:
+    """To and fro; each way ends with the store that it ends with when nobody is killed."""
+    other = dict(zip(drivers, reversed(drivers), strict=True))
+    before: dict[str, list[str]] = {}
+    calls = 0
+
+    def move(to: str) -> None:
+        migrate_store(ground.root, to, runroot=ground.base / "run")
+
+    for _ in range(4):
+        ground.driver = other[ground.driver]
+        move(ground.driver)
+        before[ground.driver] = ground.look()
+    pick = random.Random(f"{SEED} {drivers}")
+    deadline, kills = time.monotonic() + time_, 0
+    while time.monotonic() < deadline:
+        start, to = ground.driver, other[ground.driver]
+        at = pick.randrange(1, calls) if calls else None
+        outcome = watched(lambda _, to=to: move(to), kill_at=at)  # type: ignore[misc]
+        calls = calls or outcome.calls
+        assert outcome.killed or outcome.status == 0
+        kills += outcome.killed
+        try:
+            with open_store(ground.root, runroot=ground.base / "run") as store:
+                ground.driver = store.driver.name
+                assert {problem.kind for problem in store.check()} <= {"migration"}
+                is_whole(store, thorough=kills % 4 == 0)
+                pending = store.migration()
+            if pending is not None:
+                goal = pick.choice([start, to]) if ground.driver == start else to
+                move(goal)
+                ground.driver = goal
+            with ground.open() as store:
+                assert store.check() == []
+                is_whole(store, thorough=False)
+            assert settled(ground.look, before[ground.driver]) == before[ground.driver]
+            assert settled(lambda: mounted(ground.base)) == []
+            assert settled(lambda: processes(ground.base)) == []
+        except BaseException as error:
+            error.add_note(f"LAYERFS_SEED={SEED}: the move from {start} to {to} killed at {at} of {calls}")
+            raise
+    sys.stdout.write(f"{' and '.join(drivers)}: survived {kills} kills\n")
+
+
 def kill_for(ground: Ground, time_: float) -> None:
-    temporary = ground.base / "tmp"
-    temporary.mkdir()
-    with temporary_files_in(temporary):
-        ground.fill()
+    with ground.filled():
         pick = random.Random(f"{SEED} {ground.driver}")
         counts = {name: rehearse(ground, name) for name in WORKS}
         deadline = time.monotonic() + time_
@@ -88,16 +148,7 @@ def kill_for(ground: Ground, time_: float) -> None:
                         raise
                     if time.monotonic() > deadline:
                         break
-        print(f"{ground.driver}: survived {kills} kills")
-
-
-@contextlib.contextmanager
-def temporary_files_in(place: Path) -> Iterator[None]:
-    before, tempfile.tempdir = tempfile.tempdir, str(place)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
+        sys.stdout.write(f"{ground.driver}: survived {kills} kills\n")
 
 
 def run(ground: Ground, work: Work, at: int | None) -> Outcome:
@@ -146,15 +197,11 @@ def one_kill(ground: Ground, work: Work, at: int, again: int, *, thorough: bool)
         is_whole(store, thorough=thorough)
         give_back_mounts(store)
         assert settled(lambda: nobodys(ground, store)) == []
-        assert settled(lambda: mounted(ground.base)) == kept_mounts(ground)
+        assert settled(lambda: mounted(ground.base)) == []
         tidy(store)
     assert settled(ground.look, ground.before) == ground.before
     assert settled(lambda: processes(ground.base)) == []
     return kills
-
-
-def kept_mounts(ground: Ground) -> list[str]:
-    return []
 
 
 @contextlib.contextmanager

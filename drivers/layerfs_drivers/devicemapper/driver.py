@@ -111,7 +111,9 @@ class DeviceMapperDriver:
             self._refuse_when_read_only(f"mount layer {id} writable")
         read_only = read_only or device.filled
         with translated(f"mount layer {id}"):
-            self._counts.get(id, target, lambda _: self._mount(device, target, read_only), read_only=read_only)
+            self._counts.get(
+                id, target, lambda _: self._mount(device, target, read_only), read_only=read_only
+            )
         return target
 
     def put(self, id: GraphID, /) -> None:
