@@ -13,6 +13,7 @@ import ctypes
 import os
 import platform
 import signal
+import threading
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -25,7 +26,11 @@ _WALL = 0x40000000
 
 # Of struct user_regs_struct, x86-64: the number of the call, its result, and its arguments.
 _ORIG_RAX, _RAX = 15 * 8, 10 * 8
+_ARGUMENTS = (14 * 8, 13 * 8, 12 * 8, 7 * 8, 9 * 8, 8 * 8)
 _MARK = 0x6C66  # a process group that nobody has
+
+LONGEST = 100.0
+"""Seconds after which the process counts as hung, and is killed."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long
@@ -53,11 +58,22 @@ class Outcome:
         return os.WIFSIGNALED(self.status)
 
 
-Fault = Callable[[int, int], int]
-"""Asked before a call, with how many were made before and its number, for the errno it fails with; 0: none."""
+@attrs.frozen
+class Call:
+    """One that is about to be made."""
+
+    number: int
+    thread: int
+
+    def argument(self, index: int) -> int:
+        return _peek(self.thread, _ARGUMENTS[index])
 
 
-def no_fault(count: int, number: int) -> int:
+Fault = Callable[[Call], int]
+"""Asked before each call for the errno it fails with; 0: none."""
+
+
+def no_fault(call: Call) -> int:
     return 0
 
 
@@ -75,9 +91,13 @@ def watched(
         os.close(readable)
         _child(work, writable)
     os.close(writable)
+    hangs = threading.Timer(LONGEST, os.kill, (child, signal.SIGKILL))
+    hangs.start()
     try:
         calls, status, last = _watch(child, kill_at, fault)
     finally:
+        hangs.cancel()
+        hangs.join()
         with open(readable) as said:
             told = tuple(said.read().splitlines())
     return Outcome(calls, status, told, last)
@@ -97,6 +117,7 @@ def _child(work: Callable[[Callable[[str], None]], None], writable: int) -> NoRe
         work(lambda text: void(os.write(writable, f"{text}\n".encode())))
         os._exit(0)
     except BaseException:
+        over()
         import traceback
 
         traceback.print_exc()
@@ -119,7 +140,7 @@ def _watch(child: int, kill_at: int | None, fault: Fault) -> tuple[int, int, int
     assert os.waitpid(child, os.WUNTRACED)[0] == child
     _ptrace(_SETOPTIONS, child, 0, _SYSGOOD | _TRACECLONE | _EXITKILL)
     threads = {child: _Thread()}
-    calls, stops, last, ended = 0, 0, -1, False
+    stops, last, ended = 0, -1, False
     _ptrace(_SYSCALL, child, 0, 0)
     while True:
         tid, status = os.waitpid(-child, _WALL)
@@ -135,16 +156,15 @@ def _watch(child: int, kill_at: int | None, fault: Fault) -> tuple[int, int, int
             thread.inside = not thread.inside
             stops += not ended
             if stops == kill_at and not ended:
-                last = _ptrace(_PEEKUSER, tid, _ORIG_RAX, 0)
+                last = _peek(tid, _ORIG_RAX)
                 os.kill(child, signal.SIGKILL)
                 continue
             if thread.inside:
-                call = _peek(tid, _ORIG_RAX)
-                if call == _GETPGID:
+                call = Call(_peek(tid, _ORIG_RAX), tid)
+                if call.number == _GETPGID and call.argument(0) == _MARK:
                     ended = True
-                calls += 1
-                if not ended and (wrong := fault(calls, call)):
-                    thread.fails_with, last = wrong, call
+                if not ended and (wrong := fault(call)):
+                    thread.fails_with, last = wrong, call.number
                     _ptrace(_POKEUSER, tid, _ORIG_RAX, ctypes.c_ulong(-1).value)
             elif thread.fails_with:
                 _ptrace(_POKEUSER, tid, _RAX, ctypes.c_ulong(-thread.fails_with).value)

@@ -130,7 +130,8 @@ class OverlayDriver:
 
     @functools.cached_property
     def capabilities(self) -> Capabilities:
-        missing = self._limits.missing
+        with translated(f"look what limits {self.layout.home} can have"):
+            missing = self._limits.missing
         return Capabilities(
             copy_on_write=CopyOnWrite.FILE,
             native_diff=True,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from layerfs.errors import LayerfsError, translated
+from layerfs.errors import LayerfsError
 from layerfs.ids import CacheID, MountID
 from layerfs.store.core import Core
 from layerfs.store.owner import dead_owners, sweep
@@ -17,8 +17,6 @@ from layerfs.store.removal import remove_container, remove_layer
 class _Leftover:
     """A driver's layers to remove."""
 
-    unfinished: bool
-    """It was being made: a mount that filled it may still be there."""
     layer: CacheID | None = None
     mount: MountID | None = None
     init: MountID | None = None
@@ -50,26 +48,20 @@ def _adopt(core: Core, dead: Sequence[str], *, retry: bool) -> list[_Leftover]:
     mine = f"(owner IN ({marks}) {'OR owner IS NULL' if retry else ''})"
     condition = f"state != 'ready' AND {mine}"
     with core.db.transaction(sync=True):
-        containers = core.db.rows(f"SELECT state, mount_id, init_id FROM containers WHERE {condition}", *dead)
+        containers = core.db.rows(f"SELECT mount_id, init_id FROM containers WHERE {condition}", *dead)
         layers = core.db.rows(
-            f"SELECT state, cache_id FROM layers WHERE {condition} ORDER BY depth DESC", *dead
+            f"SELECT cache_id FROM layers WHERE {condition} ORDER BY depth DESC", *dead
         )
         for table in ("containers", "layers"):
             core.db.execute(f"UPDATE {table} SET state = 'removing', owner = ? WHERE {condition}", me, *dead)
         core.db.execute(f"DELETE FROM owners WHERE id IN ({marks})", *dead)
     return [
-        *(_Leftover(state == "creating", mount=mount, init=init) for state, mount, init in containers),
-        *(_Leftover(state == "creating", layer=layer) for state, layer in layers),
+        *(_Leftover(mount=mount, init=init) for mount, init in containers),
+        *(_Leftover(layer=layer) for (layer,) in layers),
     ]
 
 
 def _remove(core: Core, leftover: _Leftover) -> None:
-    if leftover.unfinished:
-        # Whoever died while filling a layer may have it mounted, once.
-        for id in (leftover.layer, leftover.init):
-            if id is not None:
-                with translated(f"unmount {id}"):
-                    core.driver.put(id)
     if leftover.layer is not None:
         remove_layer(core, leftover.layer)
     if leftover.mount is not None:

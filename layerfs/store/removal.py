@@ -8,7 +8,7 @@ to be tried again by a prune; only what was ready and is merely mounted becomes 
 from __future__ import annotations
 
 from layerfs.errors import LayerfsError, LayerInUse, MountBusy, translated
-from layerfs.ids import CacheID, MountID
+from layerfs.ids import CacheID, GraphID, MountID
 from layerfs.store import references
 from layerfs.store.core import Core
 
@@ -18,6 +18,8 @@ def remove_layer(core: Core, cache_id: CacheID, *, intact: bool = False) -> None
     try:
         _refuse_used(core, cache_id)
         with translated(f"remove layer {cache_id}"):
+            if not intact and _was_never_ready(core, cache_id):
+                _give_back(core, cache_id)
             core.driver.remove(cache_id)
             core.record_path(cache_id).unlink(missing_ok=True)
     except LayerfsError as error:
@@ -35,6 +37,8 @@ def remove_container(core: Core, mount_id: MountID, init_id: MountID | None, *, 
         for id in (mount_id, init_id):
             if id is not None:
                 with translated(f"remove {id}"):
+                    if id == init_id:
+                        _give_back(core, id)
                     core.driver.remove(id)
                 untouched = False
     except LayerfsError as error:
@@ -56,6 +60,16 @@ def discard_container(core: Core, mount_id: MountID, init_id: MountID | None) ->
     """Remove a container of ours that is ``creating``; nothing else."""
     if core.db.row("SELECT 1 FROM containers WHERE mount_id = ? AND state = 'creating'", mount_id):
         remove_container(core, mount_id, init_id)
+
+
+def _was_never_ready(core: Core, cache_id: CacheID) -> bool:
+    return core.db.row("SELECT 1 FROM layers WHERE cache_id = ? AND chain_id IS NULL", cache_id) is not None
+
+
+def _give_back(core: Core, id: GraphID) -> None:
+    """Unmount what nobody was ever given: who filled it died meanwhile, or could not unmount it."""
+    while core.driver.mounted(id):
+        core.driver.put(id)
 
 
 def _refuse_used(core: Core, cache_id: CacheID) -> None:
