@@ -11,7 +11,8 @@ Nothing is believed that the kernel does not confirm, and a process may be kille
   ``get`` mounts afresh.
 - A count of 0 stands there while a process mounts or unmounts. Found together with a mount, it tells that
   the process was killed half-way: what it left is taken away by :meth:`MountCount.sweep`, or by the next
-  ``get``, which mounts afresh. An empty file beside the counts, ``halfway/<id>``, says which ids to look at.
+  ``get``, which mounts afresh. A file ``halfway/<id>``, beside the counts and locked by whoever is at it,
+  says which ids to look at.
 - A mount without a file (somebody emptied the runroot) may be in use: the next ``get`` adopts it.
 
 What cannot be known is whether a process that was killed *after* its ``get`` still wants the mount,
@@ -29,7 +30,7 @@ from pathlib import Path
 
 from layerfs.driver import Leak
 from layerfs.errors import MountBusy
-from layerfs.linux.flock import open_locked
+from layerfs.linux.flock import FileLock, open_locked
 from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import holders, is_mount, mounts_below
 from layerfs.values import frozen
@@ -152,8 +153,8 @@ class MountCount:
             file.unlink()
 
     def sweep(self) -> None:
-        """Finish what killed processes were about when they mounted or unmounted. What a living one, or a
-        program that it ran, is at is left alone."""
+        """Finish what killed processes were about when they mounted or unmounted. What a living one is at is left alone; a program
+        that outlived its process is waited for."""
         try:
             ids = os.listdir(self._halfway)
         except FileNotFoundError:
@@ -200,27 +201,17 @@ class MountCount:
     @contextlib.contextmanager
     def _locked(self, id: str, *, blocking: bool = True) -> Iterator[tuple[Path, int]]:
         """The count file of ``id``, made if need be, open and locked."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file, mark = self.directory / id, self._halfway / id
-        _mark(mark)
-        fd = open_locked(file, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
-        try:
-            _mark(mark)  # whoever had the lock meanwhile took it away
-            yield file, fd
-        finally:
-            mark.unlink(missing_ok=True)
-            # Closing is not enough when a child made meanwhile shares the descriptor.
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
-
-
-def _mark(mark: Path) -> None:
-    with contextlib.suppress(FileExistsError):
-        try:
-            os.mknod(mark, 0o600)
-        except FileNotFoundError:
-            mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.mknod(mark, 0o600)
+        for directory in (self.directory, self._halfway):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with FileLock(self._halfway / id, unlink=True, blocking=blocking):
+            file = self.directory / id
+            fd = open_locked(file)  # a program that outlives its process may still have it
+            try:
+                yield file, fd
+            finally:
+                # Closing is not enough when a child made meanwhile shares the descriptor.
+                fcntl.flock(fd, fcntl.LOCK_UN)
+                os.close(fd)
 
 
 def _finish(record: _Record, file: Path, fd: int) -> None:

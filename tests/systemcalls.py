@@ -114,7 +114,7 @@ def _child(work: Callable[[Callable[[str], None]], None], writable: int) -> NoRe
         os.setpgid(0, 0)
         _ptrace(_TRACEME, 0, 0, 0)
         os.kill(os.getpid(), signal.SIGSTOP)
-        work(lambda text: void(os.write(writable, f"{text}\n".encode())))
+        work(lambda text: void(os.write(writable, f"{text}\n".encode(errors="backslashreplace"))))
         os._exit(0)
     except BaseException:
         over()

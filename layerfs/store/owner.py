@@ -57,10 +57,12 @@ class Owner:
         with self._guard:
             if self._id is None or self._file is None:
                 return
-            with self._db.transaction():
-                self._db.execute("DELETE FROM owners WHERE id = ?", self._id)
-            self._file.release()
-            self._id = self._file = None
+            try:
+                with self._db.transaction():
+                    self._db.execute("DELETE FROM owners WHERE id = ?", self._id)
+            finally:
+                self._file.release()
+                self._id = self._file = None
 
 
 def all_owners(db: Database, directory: Path) -> set[str]:

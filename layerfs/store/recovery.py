@@ -10,7 +10,7 @@ from layerfs.errors import LayerfsError
 from layerfs.ids import CacheID, MountID
 from layerfs.store.core import Core
 from layerfs.store.owner import dead_owners, sweep
-from layerfs.store.removal import remove_container, remove_layer
+from layerfs.store.removal import let_go_of_abandoned, remove_container, remove_layer
 
 
 @attrs.frozen
@@ -28,6 +28,7 @@ def recover(core: Core, *, retry: bool = False) -> list[LayerfsError]:
     ``retry``: also what an earlier removal could not remove. Several processes may recover at once: each
     leftover goes to one of them. Errors are returned; what raised them stays to be tried again.
     """
+    let_go_of_abandoned(core)
     dead = dead_owners(core.db, core.root / "owners")
     if not dead and not retry:
         return []
@@ -49,9 +50,7 @@ def _adopt(core: Core, dead: Sequence[str], *, retry: bool) -> list[_Leftover]:
     condition = f"state != 'ready' AND {mine}"
     with core.db.transaction(sync=True):
         containers = core.db.rows(f"SELECT mount_id, init_id FROM containers WHERE {condition}", *dead)
-        layers = core.db.rows(
-            f"SELECT cache_id FROM layers WHERE {condition} ORDER BY depth DESC", *dead
-        )
+        layers = core.db.rows(f"SELECT cache_id FROM layers WHERE {condition} ORDER BY depth DESC", *dead)
         for table in ("containers", "layers"):
             core.db.execute(f"UPDATE {table} SET state = 'removing', owner = ? WHERE {condition}", me, *dead)
         core.db.execute(f"DELETE FROM owners WHERE id IN ({marks})", *dead)
