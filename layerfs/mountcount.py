@@ -159,8 +159,13 @@ class MountCount:
         return [leak for id in sorted(names) if (leak := self._leak(id, targets / id, remove)) is not None]
 
     def _leak(self, id: str, target: Path, remove: bool) -> Leak | None:
-        """Under the lock, where no get and no put is half-way."""
-        with self._locked(id) as (file, fd):
+        """Under the lock, where no get and no put is half-way. Who has it now may be removing a layer, so it
+        is not waited for: that is no leak."""
+        with contextlib.ExitStack() as held:
+            try:
+                file, fd = held.enter_context(self._locked(id, fcntl.LOCK_EX | fcntl.LOCK_NB))
+            except BlockingIOError:
+                return None
             record, mounted = _Record.read(fd), is_mount(target)
             count = record.count if record is not None else 0
             if bool(count) == mounted:
@@ -176,11 +181,11 @@ class MountCount:
         return leak
 
     @contextlib.contextmanager
-    def _locked(self, id: str) -> Iterator[tuple[Path, int]]:
-        """The count file of ``id``, made if need be, open and locked."""
+    def _locked(self, id: str, operation: int = fcntl.LOCK_EX) -> Iterator[tuple[Path, int]]:
+        """The count file of ``id``, made if need be, open and locked by flock(2) ``operation``."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = self.directory / id
-        fd = open_locked(file)
+        fd = open_locked(file, operation)
         try:
             yield file, fd
         finally:

@@ -1,14 +1,13 @@
 """A crowd upon one store: processes, some with several threads, that do all at once what users do.
 
-Each worker keeps a diary of what it did, what it was refused, and what the store promised it: a file that it
-wrote and gave back, an image that it committed. Who reads the diaries afterwards holds the store to them, also
-where the worker was killed.
+Each worker keeps a diary of what it did, what it was refused, and what the store promised it: a file that
+it wrote and gave back, an image that it committed. Who reads the diaries afterwards holds the store to them,
+also where the worker was killed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import multiprocessing
@@ -20,7 +19,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -128,7 +127,7 @@ class Diary:
 class Worker:
     """One thread of the crowd."""
 
-    REFUSALS: dict[str, tuple[type[LayerfsError], ...]] = {
+    REFUSALS: ClassVar[dict[str, tuple[type[LayerfsError], ...]]] = {
         # Somebody removed the image, or pruned its layers, between two calls; the own name is free.
         "create": (ImageNotFound, LayerNotFound),
         # Others make, mount and remove a container of that name.
@@ -410,7 +409,3 @@ class Noting:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._driver, name)
-
-
-def sha(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

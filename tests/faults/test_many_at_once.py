@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ from layerfs.store.check import COUNT, LEAKED
 from layerfs.store.store import Store
 from layerfs.testing.entries import directory, file, tar_bytes
 from tests.crowdkit import (
-    CHAINS,
     FORK,
     IMAGES,
     TARS,
