@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,8 +71,8 @@ def test_a_crowd(ground: Ground) -> None:
     killing = Crowd(ground, seconds=SECONDS, kills=True, first=crowd.next)
     killing.run()
     account = settled(ground)
-    print(f"{ground.driver}: {account.did.total()} steps {dict(account.did)}")
-    print(f"{ground.driver}: refused {dict(account.refused)}, {killing.killed} workers killed")
+    refused = ", ".join(f"{what} {count}" for what, count in account.refused.most_common())
+    sys.stdout.write(f"{ground.driver}: {account.did.total()} steps, {killing.killed} kills; {refused}\n")
     emptied(ground)
 
 
@@ -131,7 +132,7 @@ def emptied(ground: Ground) -> None:
         assert [name for name in os.listdir(home) if "removing" in name or "view" in name] == []
         run = ground.place.base / "run"
         assert mounts_below(run) == []
-        assert [path for path in run.rglob("counts/*")] == []
+        assert list(run.rglob("counts/*")) == []
 
 
 # --- the same layer is unpacked once ---------------------------------------------------------

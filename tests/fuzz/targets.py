@@ -98,10 +98,9 @@ class _Sentinel:
         for path in (self.root, *sorted(self.root.rglob("*"))):
             status = path.lstat()
             content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
-            found.append(
-                (path, status.st_mode, status.st_uid, status.st_gid, status.st_nlink, status.st_mtime_ns)
-                + (status.st_ctime_ns, content, tuple(os.listxattr(path, follow_symlinks=False)))
-            )
+            owner = (status.st_mode, status.st_uid, status.st_gid, status.st_nlink)
+            times = (status.st_mtime_ns, status.st_ctime_ns)
+            found.append((path, owner, times, content, os.listxattr(path, follow_symlinks=False)))
         return found
 
 
