@@ -1,5 +1,5 @@
 """Any input ends in success or in an error that blames the input, in bounded memory, and touches nothing
-outside. Always the same inputs in a short run; in a long one a search guided by coverage, for minutes each."""
+outside. Always the same inputs in a short run; in a long one a search guided by coverage, minutes each."""
 
 from __future__ import annotations
 
