@@ -43,7 +43,7 @@ from tests.imaging import Layout
 
 KEPT, NEW = "quay.io/kills/kept:1", "quay.io/kills/new:1"
 _LAYERS = 12
-_FILES = 150
+_FILES = 60
 _PATIENCE = 120.0
 """Seconds that any command may take before it counts as hung."""
 

@@ -15,10 +15,12 @@ from unittest import mock
 
 import pytest
 
+from layerfs.errors import ContainerNotFound
 from layerfs.ids import ChainID, DiffID, chain_id, digest_of
 from layerfs.image.commit import commit
 from layerfs.image.load import load
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.mountcount import MountCount
 from layerfs.store.check import COUNT, LEAKED
 from layerfs.store.store import Store
 from layerfs.testing.entries import directory, file, tar_bytes
@@ -38,24 +40,27 @@ from tests.crowdkit import (
 from tests.places import place_for
 from tests.properties.profile import LONG
 
-DRIVERS = ("overlay", "vfs", "btrfs", "fuse", "aufs", "zfs", "devicemapper")
+DRIVERS = ("overlay", "vfs", "btrfs", "fuse", "aufs", "zfs")
+"""devicemapper is in ``test_thin_at_once.py``."""
 SECONDS = float(os.environ.get("LAYERFS_CROWD_SECONDS", 240 if LONG else 5))
 """A crowd's, twice for each driver."""
 
 
 def on(*drivers: str) -> pytest.MarkDecorator:
-    """On each of them, devicemapper where there are thin pools."""
-    marks = {"devicemapper": [pytest.mark.host("thin")]}
-    return pytest.mark.parametrize(
-        "ground", [pytest.param(name, marks=marks.get(name, ())) for name in drivers], indirect=True
-    )
+    return pytest.mark.parametrize("ground", drivers, indirect=True)
+
+
+@contextlib.contextmanager
+def ground_of(driver: str, scratch: Path) -> Iterator[Ground]:
+    with place_for(driver, scratch, seconds=4 * SECONDS + 300) as place:
+        found = Ground(driver, place)
+        found.prepare()
+        yield found
 
 
 @pytest.fixture
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
-    with place_for(request.param, tmp_path, seconds=4 * SECONDS + 300) as place:
-        found = Ground(request.param, place)
-        found.prepare()
+    with ground_of(request.param, tmp_path) as found:
         yield found
 
 
@@ -228,6 +233,10 @@ BIG = tar_bytes([directory(b"big"), *[file(b"big/%d" % n, content(n)) for n in r
 
 @pytest.fixture
 def base(ground: Ground) -> ChainID:
+    return base_in(ground)
+
+
+def base_in(ground: Ground) -> ChainID:
     """A layer, and a container upon it."""
     with ground.open() as store:
         layer = store.register(io.BytesIO(TARS[0]))
@@ -289,6 +298,26 @@ DELETES = {
     "zfs": "layerfs_drivers.zfs._zfs.destroy",
 }
 """Where each deletes. devicemapper does by one message to the pool, which takes one after the other."""
+
+
+@on(*DRIVERS)
+def test_who_mounts_what_is_just_removed_is_told_so(
+    ground: Ground, base: ChainID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = MountCount.get
+
+    def removed_before(self: MountCount, *args: Any, **named: Any) -> None:
+        monkeypatch.setattr(MountCount, "get", get)
+        store.remove_rw("there")
+        get(self, *args, **named)
+
+    with ground.open() as store:
+        there = store.get_rw("there")
+        monkeypatch.setattr(MountCount, "get", removed_before)
+        with pytest.raises(ContainerNotFound, match="there was removed"):
+            there.mount()
+        assert store.check() == []
+    assert mounts_below(ground.place.base / "run" / ground.driver) == []
 
 
 @pytest.mark.parametrize("what", ["layer", "container"])
