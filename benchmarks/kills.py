@@ -12,7 +12,8 @@ commands:
 - to load it again must succeed, and it must then be whole;
 - when it is removed again, and the store pruned, nothing may be left that was not there before.
 
-Each run begins with a copy of the same store. Needs root, podman and skopeo.
+Each run begins with a copy of the same store. ^C ends the runs of a
+subject early. Needs root, podman and skopeo.
 """
 
 from __future__ import annotations
@@ -299,8 +300,10 @@ def measured(
             unmounted(base)
             shutil.rmtree(base)
             copy(pristine, base)
-            tally.runs += 1
             trial(subject, tally, draw.uniform(0, takes), archives[NEW], expected)
+            tally.runs += 1
+    except KeyboardInterrupt:
+        pass  # what was found so far
     finally:
         unmounted(base)
         shutil.rmtree(base)

@@ -1,4 +1,4 @@
-"""The crowd upon thin pools, and what others reach of them: see ``test_many_at_once.py``, ``test_private.py``."""
+"""A crowd upon thin pools, and what others reach there: ``test_many_at_once.py`` and ``test_private.py``."""
 
 from __future__ import annotations
 
