@@ -242,6 +242,7 @@ class OverlayDriver:
         return target
 
     def _perform(self, id: GraphID, stacked: Stack, label: str, target: Path, lock: int) -> None:
+        self.layout.require(id)  # it may have been removed before its turn came
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         label = label if _takes_labels() else ""
         way = self._mounts_by

@@ -221,9 +221,8 @@ def register(store: Store, base: Path) -> None:
 
 
 def mount(store: Store, base: Path) -> None:
-    with store.get_rw("web").mounted() as root:
-        with contextlib.suppress(OSError):  # is told to whoever writes
-            (root / "written").write_text("written")
+    with store.get_rw("web").mounted() as root, contextlib.suppress(OSError):  # is told to whoever writes
+        (root / "written").write_text("written")
 
 
 def mount_layer(store: Store, base: Path) -> None:

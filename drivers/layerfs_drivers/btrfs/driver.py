@@ -179,8 +179,9 @@ class BtrfsDriver:
         (mount,), target = self.mounts(id, read_only=read_only), self._target(id)
 
         def perform(_: int) -> None:
-            target.mkdir(mode=0o700, parents=True, exist_ok=True)
-            perform_all([mount], target)
+            with self._opened(id):  # it may have been removed before its turn came
+                target.mkdir(mode=0o700, parents=True, exist_ok=True)
+                perform_all([mount], target)
 
         with translated(f"mount layer {id}"):
             if not self.read_only:
