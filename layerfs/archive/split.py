@@ -32,6 +32,7 @@ import contextlib
 import hashlib
 import io
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from typing import IO, BinaryIO
 
@@ -447,7 +448,7 @@ def _file_content(step: _FileStep, open_file: FileOpener, damaged: Damaged) -> I
     left = step.payload
     try:
         with open_file(step.name) as file:
-            for chunk in _checked(_read_segments(file, step.segments), step):
+            for chunk in _checked(_read_segments(file, step.segments, step.size), step):
                 left -= len(chunk)
                 yield chunk
             if step.segments is not None and file.seek(0, io.SEEK_END) != step.size:
@@ -491,10 +492,14 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _read_segments(file: IO[bytes], segments: Segments | None) -> Iterator[bytes]:
-    """The data of a sparse file without its holes; all of a dense one."""
+def _read_segments(file: IO[bytes], segments: Segments | None, size: int = sys.maxsize) -> Iterator[bytes]:
+    """The data of a sparse file without its holes; all of a dense one, one byte more than ``size`` if there
+    is more of it."""
     if segments is None:
-        yield from _chunks(file)
+        # No larger piece is asked for than can come: room for it would have to be made.
+        while chunk := file.read(min(size + 1, CHUNK)):
+            size -= len(chunk)
+            yield chunk
         return
     for offset, left in segments:
         file.seek(offset)

@@ -350,15 +350,11 @@ class OverlayDriver:
     @contextlib.contextmanager
     def files(self, id: GraphID, /) -> Iterator[FileOpener]:
         """Read from the layer's own directory: no mount is needed, and what lies below is not seen."""
-        from layerfs.archive.layerfile import open_layer_file
+        from layerfs.archive.layerfile import layer_files
 
         self.layout.require(id)
-        with translated(f"read layer {id}"):
-            fd = os.open(self.layout.diff(id), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield lambda name: open_layer_file(fd, name)
-        finally:
-            os.close(fd)
+        with layer_files(self.layout.diff(id)) as open_file:
+            yield open_file
 
     def _below(self, id: GraphID) -> list[Path]:
         return [self.layout.diff(ancestor) for ancestor in self.layout.ancestors(id)]
