@@ -82,7 +82,11 @@ def mount_of(path: Path) -> MountEntry:
 def mounts_below(path: Path) -> list[MountEntry]:
     """The mounts at or below ``path``. Unmounting them in reverse order gets rid of all."""
     top = _canonical(path)
-    return [entry for entry in mounts() if _is_below(entry.mount_point, top)]
+    # Most lines need not be taken apart. What stands after a special character may be escaped in them.
+    plain = _SPECIAL.split(top)[0]
+    text = Path("/proc/self/mountinfo").read_bytes()
+    lines = b"\n".join(line for line in text.splitlines() if plain in line)
+    return [entry for entry in parse(lines) if _is_below(entry.mount_point, top)]
 
 
 def is_mount(path: Path) -> bool:
@@ -173,6 +177,9 @@ def _parse_line(line: bytes) -> MountEntry:
         source=_unescape(source),
         super_options=_options(super_options),
     )
+
+
+_SPECIAL = re.compile(rb"[ \t\n\\]")
 
 
 def _unescape(field: bytes) -> bytes:
