@@ -309,21 +309,21 @@ class OverlayDriver:
 
         with translated(f"compare layer {id} with its parent"):
             self._settle(id)
-            return iter(upper_changes(self.layout.diff(id), self._below(id), whiteouts=self.format))
+            return iter(upper_changes(self.layout.diff(id), self.layout.below(id), whiteouts=self.format))
 
     def diff(self, id: GraphID, parent: GraphID | None, /) -> BinaryIO:
         from layerfs.archive.upperdiff import upper_diff
 
         with translated(f"pack layer {id}"):
             self._settle(id)
-            return upper_diff(self.layout.diff(id), self._below(id), whiteouts=self.format)
+            return upper_diff(self.layout.diff(id), self.layout.below(id), whiteouts=self.format)
 
     def diff_size(self, id: GraphID, parent: GraphID | None, /) -> int:
         from layerfs.archive.upperdiff import upper_diff_size
 
         with translated(f"measure the changes of layer {id}"):
             self._settle(id)
-            return upper_diff_size(self.layout.diff(id), self._below(id), whiteouts=self.format)
+            return upper_diff_size(self.layout.diff(id), self.layout.below(id), whiteouts=self.format)
 
     def apply_diff(
         self,
@@ -342,7 +342,7 @@ class OverlayDriver:
                 self.layout.diff(id),
                 whiteouts=self.format,
                 displaced=displaced,
-                lower=self._below(id),
+                lower=self.layout.below(id),
             )
             self.layout.seal(id)
             return done.size
@@ -355,9 +355,6 @@ class OverlayDriver:
         self.layout.require(id)
         with layer_files(self.layout.diff(id)) as open_file:
             yield open_file
-
-    def _below(self, id: GraphID) -> list[Path]:
-        return [self.layout.diff(ancestor) for ancestor in self.layout.ancestors(id)]
 
     # Facts
 
@@ -376,7 +373,7 @@ class OverlayDriver:
         ``process``: who serves the mount, or how that ended."""
         with translated(f"look at layer {id}"):
             facts = {
-                "lowerdir": ":".join(str(path) for path in self._below(id)),
+                "lowerdir": ":".join(str(path) for path in self.layout.below(id)),
                 "upperdir": str(self.layout.diff(id)),
                 "workdir": str(self.layout.work(id)) if self.layout.is_writable(id) else "",
                 "merged": str(self.layout.mount_point(id)),

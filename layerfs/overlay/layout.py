@@ -89,7 +89,7 @@ class _PerLayer:
         return (home / id,)
 
     def diff(self, home: Path, id: GraphID) -> Path:
-        return home / id / "diff"
+        return home.joinpath(id, "diff")
 
     def work(self, home: Path, id: GraphID) -> Path:
         return home / id / "work"
@@ -223,6 +223,11 @@ class Layout:
                 hint="remove the layer",
             )
         return [GraphID(ancestor) for ancestor in ids]
+
+    def below(self, id: GraphID) -> list[Path]:
+        """The directories of the layers below ``id``, nearest first. There may be hundreds."""
+        diff, home = self.shape.diff, self.home
+        return [diff(home, ancestor) for ancestor in self.ancestors(id)]
 
     def write_ancestors(self, id: GraphID, ancestors: list[GraphID], *, durable: bool) -> None:
         """Make the layer whole; ``durable``: see that a loss of power will not take it away again."""
