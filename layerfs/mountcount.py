@@ -153,8 +153,8 @@ class MountCount:
             file.unlink()
 
     def sweep(self) -> None:
-        """Finish what killed processes were about when they mounted or unmounted. What a living one is at is left
-        alone; a program that outlived its process is waited for."""
+        """Finish what killed processes were about when they mounted or unmounted. What a living one is at is
+        left alone; a program that outlived its process is waited for."""
         try:
             ids = os.listdir(self._halfway)
         except FileNotFoundError:
