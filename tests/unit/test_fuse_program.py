@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,10 @@ from tests.require import need
 
 
 @pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    need.root()
-    need.fuse()
-    ground = Ground.make(tmp_path)
+def ground(ground: Ground) -> Ground:
     (ground.low / "file").write_bytes(b"1")
     (ground.lowers[1] / "below").write_bytes(b"2")
-    yield ground
-    while is_mount(ground.root):
-        umount(ground.root, lazy=True)
+    return ground
 
 
 def wait_until_gone(pid: int) -> None:
