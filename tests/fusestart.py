@@ -20,13 +20,14 @@ from pathlib import Path
 
 import pytest
 
-from layerfs.errors import CommandFailed
+from layerfs.errors import CommandFailed, LayerfsError
 from layerfs.fuse import program
 from layerfs.linux import fuseserver
 from tests.require import need
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_READY = b"\0"
 
 
 @contextlib.contextmanager
@@ -57,15 +58,18 @@ class _Client:
     def __init__(self, address: bytes) -> None:
         self._address = address
 
-    def __call__(self, argv: Sequence[str], *, doing: str, environment: Mapping[str, str]) -> str:
+    def __call__(
+        self, argv: Sequence[str], *, doing: str, environment: Mapping[str, str], keep: Sequence[int] = ()
+    ) -> str:
         assert list(argv[2:4]) == ["-m", "layerfs.fuse"], argv
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(self._address)
+            socket.send_fds(connection, [b"+"], keep)
             connection.sendall(json.dumps(list(argv[4:])).encode())
             connection.shutdown(socket.SHUT_WR)
             said = _received(connection)
-        if said != program._READY:
-            words = said.decode().strip()
+        if said != _READY:
+            words = said.decode().strip() or "it ended before it was ready"
             raise CommandFailed(f"cannot {doing}: {words}", argv=argv, status=1, stderr=words)
         return ""
 
@@ -86,14 +90,31 @@ def serve(fd: int) -> None:
     while True:
         connection, _ = listener.accept()
         if os.fork() == 0:
+            listener.close()
             program._run(lambda connection=connection: _serve(connection))
         connection.close()
 
 
 def _serve(connection: socket.socket) -> int:
+    _, kept, _, _ = socket.recv_fds(connection, 1, 16)
+    call = program._parse(json.loads(_received(connection)))
     os.setsid()
     os.chdir("/")
-    call = program._parse(json.loads(_received(connection)))
-    program._keep_only(connection.fileno(), call.options.log)
+    log = os.open(call.options.log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for number in range(3):
+        os.dup2(log, number)
     program._log_to_stderr()
-    return program._answer(call, connection.detach())
+
+    def tell(words: bytes) -> None:
+        with contextlib.suppress(OSError):  # nobody waits any more
+            connection.sendall(words)
+        connection.close()
+        for fd in kept:
+            os.close(fd)
+
+    try:
+        program._serve(call, lambda: tell(_READY))
+    except LayerfsError as error:
+        tell(program._told(error).encode())
+        return error.exit_code
+    return 0

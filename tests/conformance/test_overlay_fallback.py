@@ -106,7 +106,7 @@ def test_it_goes_back_to_the_kernel_when_that_can(tmp_path: Path) -> None:
     driver.layout.set_reason("it could not\nmend it", read_only=False)
     with mounted(driver, TOP) as root:
         assert os.listdir(root) == ["by the kernel"]
-    assert sorted(os.listdir(home)) == [".empty", ".without-kernel", "base", "top"]
+    assert sorted(os.listdir(home)) == [".empty", ".removing", ".without-kernel", "base", "top"]
 
 
 @pytest.mark.host("here")
