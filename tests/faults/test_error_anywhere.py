@@ -171,8 +171,8 @@ def prepare(ground: Ground, work: Work) -> None:
 
 
 def rehearse(ground: Ground, name: str) -> dict[str, int]:
-    """How many calls each cause hits. Done here first, so that all modules are there: what an import raises is
-    Python's affair."""
+    """How many calls each cause hits. It is done here first, so that all modules are there: what an import
+    raises is Python's affair."""
     work = WORKS[name]
     prepare(ground, work)
     with ground.open() as store:
