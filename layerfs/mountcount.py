@@ -84,13 +84,14 @@ class MountCount:
         with self._locked(id) as (file, fd):
             record = _current(fd, target)
             if record is None:
-                _Record(0, read_only, target).write(fd)
                 try:
+                    _Record(0, read_only, target).write(fd)
                     mount(fd)
+                    _Record(1, read_only, target).write(fd)
                 except BaseException:
+                    _take_away(target)
                     file.unlink()
                     raise
-                _Record(1, read_only, target).write(fd)
             elif record.read_only and not read_only:
                 raise MountBusy(
                     f"{id} is mounted read-only at {target}, so it cannot be had writable",
@@ -116,7 +117,10 @@ class MountCount:
                 try:
                     unmount()
                 except BaseException:
-                    record.write(fd)
+                    if is_mount(target):
+                        record.write(fd)
+                    else:
+                        file.unlink()
                     raise
                 file.unlink()
 
@@ -208,15 +212,26 @@ class MountCount:
         """The count file of ``id``, made if need be, open and locked."""
         for directory in (self.directory, self._halfway):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(self._halfway / id, unlink=True, blocking=blocking):
-            file = self.directory / id
+        file, mark = self.directory / id, self._halfway / id
+        with FileLock(mark, blocking=blocking):
             fd = open_locked(file)  # a program that outlives its process may still have it
             try:
                 yield file, fd
             finally:
+                with contextlib.suppress(OSError):  # a mark that stays is looked at by the next sweep
+                    if not _is_halfway(fd):
+                        mark.unlink()
                 # Closing is not enough when a child made meanwhile shares the descriptor.
                 fcntl.flock(fd, fcntl.LOCK_UN)
                 os.close(fd)
+
+
+def _is_halfway(fd: int) -> bool:
+    """Whether a count file still says so: nothing worked any more."""
+    if not os.fstat(fd).st_nlink:
+        return False
+    record = _Record.read(fd)
+    return record is None or record.count == 0
 
 
 def _finish(record: _Record, file: Path, fd: int) -> None:
@@ -244,7 +259,11 @@ def _current(fd: int, target: Path) -> _Record | None:
     if record is None:
         return _Record(0, bool(os.statvfs(target).f_flag & os.ST_RDONLY), target)
     if record.count == 0:
-        while is_mount(target):
-            umount(target, lazy=True)
+        _take_away(target)
         return None
     return record
+
+
+def _take_away(target: Path) -> None:
+    while is_mount(target):
+        umount(target, lazy=True)

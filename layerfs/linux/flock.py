@@ -1,12 +1,47 @@
-"""Lock files: flock(2), which the kernel drops when the holder dies."""
+"""Lock files: flock(2), which the kernel drops when the holder dies.
+
+flock(2) waits for ever and for a process that is stopped, too. Here a wait ends with
+:class:`~layerfs.errors.StoreLocked`, which names the holder, when nothing has happened for long. A holder
+whose work takes longer shows by :meth:`FileLock.touch` that it goes on.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
+
+from layerfs.errors import StoreLocked
+
+LONGEST = 300.0
+"""Seconds without a sign of the holder after which a lock is not waited for any more."""
+
+_PAUSE = 0.005
+"""Seconds between two attempts, at most."""
+
+
+def lock(fd: int, operation: int, path: Path) -> None:
+    """flock(2) upon ``fd``, the file at ``path``; :class:`StoreLocked` when its holder shows no sign for
+    :data:`LONGEST` seconds, ``BlockingIOError`` at once for an ``operation`` with LOCK_NB."""
+    begun, pause = time.time(), 0.0005
+    while True:
+        try:
+            fcntl.flock(fd, operation | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if operation & fcntl.LOCK_NB:
+                raise
+        if time.time() - max(begun, os.fstat(fd).st_mtime) > LONGEST:
+            holders = ", ".join(lockers(path)) or "a process that cannot be seen"
+            raise StoreLocked(
+                f"waited {LONGEST:.0f} seconds for {path}, which is locked by {holders}",
+                hint="if that process hangs, end it",
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, _PAUSE)
 
 
 def open_locked(path: Path, operation: int = fcntl.LOCK_EX) -> int:
@@ -18,7 +53,7 @@ def open_locked(path: Path, operation: int = fcntl.LOCK_EX) -> int:
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(fd, operation)
+            lock(fd, operation, path)
             is_held = _is_at(fd, path)
         except BaseException:
             os.close(fd)
@@ -51,6 +86,11 @@ class FileLock:
     def acquire(self) -> None:
         if self._fd is None:
             self._fd = open_locked(self.path, self._operation)
+
+    def touch(self) -> None:
+        """Tell those who wait that the work goes on."""
+        if self._fd is not None:
+            os.utime(self._fd)
 
     def release(self) -> None:
         """Let go; without a lock nothing happens."""

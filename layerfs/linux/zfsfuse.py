@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from layerfs.linux.flock import lock
 from layerfs.linux.syscall import failure
 
 TYPE_CHECKING = False
@@ -68,7 +69,7 @@ def turn() -> Iterator[int | None]:
         return
     fd = os.open(os.path.dirname(_SOCKET), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        lock(fd, fcntl.LOCK_EX, Path(_SOCKET).parent)
         yield fd
     finally:
         # Closing is not enough when a child made meanwhile shares the descriptor.

@@ -244,15 +244,21 @@ class OverlayDriver:
     def _perform(self, id: GraphID, stacked: Stack, label: str, target: Path, lock: int) -> None:
         self.layout.require(id)  # it may have been removed before its turn came
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._try_ways(id, stacked, label, target, lock)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                target.rmdir()
+            raise
+
+    def _try_ways(self, id: GraphID, stacked: Stack, label: str, target: Path, lock: int) -> None:
         label = label if _takes_labels() else ""
         way = self._mounts_by
         try:
             way.perform(self._mount(way, stacked, label), target, self.layout.log(id), [lock])
         except (OSError, SystemFailure) as error:
             if self.instead is not None and way is self.way and self._refused():
-                return self._perform(id, stacked, label, target, lock)
-            with contextlib.suppress(OSError):
-                target.rmdir()
+                return self._try_ways(id, stacked, label, target, lock)
             raise _failed(id, target, error) from error
 
     def put(self, id: GraphID, /) -> None:

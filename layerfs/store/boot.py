@@ -7,6 +7,7 @@ layers durable.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from layerfs.errors import LayerfsError, StoreDamaged, translated
@@ -44,10 +45,10 @@ def verify_after_boot(core: Core) -> None:
     from layerfs.linux.flock import FileLock
     from layerfs.store.durability import flush
 
-    with translated(f"verify the store in {core.root}"), FileLock(core.root / "locks" / "boot"):
+    with translated(f"verify the store in {core.root}"), FileLock(core.root / "locks" / "boot") as lock:
         if _noted(core) == now:
             return
-        for layer, detail in reversed(_damage(core)):
+        for layer, detail in reversed(_damage(core, lock.touch)):
             _drop_or_mark(core, layer, detail)
         flush(core)
         with core.db.transaction(sync=True):
@@ -59,8 +60,9 @@ def _noted(core: Core) -> str:
     return "" if row is None else str(row[0])
 
 
-def _damage(core: Core) -> list[tuple[LayerInfo, str]]:
-    """What is damaged, and the first thing that is wrong with it; parents before children."""
+def _damage(core: Core, told: Callable[[], None] = lambda: None) -> list[tuple[LayerInfo, str]]:
+    """What is damaged, and the first thing that is wrong with it; parents before children. ``told`` before
+    each layer."""
     from layerfs.store.verify import examine
 
     found = []
@@ -71,6 +73,7 @@ def _damage(core: Core) -> list[tuple[LayerInfo, str]]:
             suspect.add(layer.chain_id)
         if layer.durable:
             continue
+        told()
         examined = examine(core, layer, tree=not below)
         if examined.damage:
             suspect.add(layer.chain_id)

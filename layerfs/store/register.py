@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import time
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import attrs
 
@@ -46,22 +47,43 @@ def register(
     known = take(core, chain)
     if known is not None:
         return known
-    with _alone(core, chain):
+    with _alone(core, chain) as lock:
         known = take(core, chain)
-        return known or _Registration(core, below, expected, limits).run(tar, compressed=compressed)
+        if known is not None:
+            return known
+        telling = cast("BinaryIO", _Telling(tar, lock))
+        return _Registration(core, below, expected, limits).run(telling, compressed=compressed)
 
 
 @contextlib.contextmanager
-def _alone(core: Core, chain: ChainID) -> Iterator[None]:
-    """Of all that register one chainID at once, one works; the rest wait for it."""
+def _alone(core: Core, chain: ChainID) -> Iterator[FileLock]:
+    """Of all that register one chainID at once, one works; the rest wait for it as long as it goes on."""
     _ = core.owner.id  # so that whoever finds us dead looks for the lock as well
     lock = FileLock(core.chain_lock(chain), unlink=True)
     with translated(f"wait for others that register {chain}"):
         lock.acquire()
     try:
-        yield
+        yield lock
     finally:
         lock.release()
+
+
+class _Telling:
+    """A stream that tells those who wait for a lock, every second, that it is read."""
+
+    def __init__(self, stream: BinaryIO, lock: FileLock) -> None:
+        self._stream = stream
+        self._lock = lock
+        self._next = 0.0
+
+    def read(self, size: int = -1, /) -> bytes:
+        if time.monotonic() >= self._next:
+            self._lock.touch()
+            self._next = time.monotonic() + 1
+        return self._stream.read(size)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
 
 
 class Counted(io.RawIOBase):

@@ -11,7 +11,6 @@ import errno
 import os
 import random
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +19,8 @@ import pytest
 
 from layerfs.errors import LayerfsError
 from tests.faults.anywhere import (
+    LONG,
+    SEED,
     WORKS,
     Ground,
     Tell,
@@ -29,16 +30,13 @@ from tests.faults.anywhere import (
     mounted,
     nobodys,
     processes,
+    rounds,
     scratch_memory,
     settled,
     tidy,
 )
 from tests.places import place_for
 from tests.systemcalls import Call, need_tracing, over, watched
-
-LONG = bool(os.environ.get("LAYERFS_LONG"))
-SEED = int(os.environ.get("LAYERFS_SEED", random.randrange(1 << 32)))
-SECONDS = float(os.environ.get("LAYERFS_FAULT_SECONDS", 900 if LONG else 8))
 
 # Numbers of x86-64.
 READ = {"read": 0, "pread64": 17, "getdents64": 217}
@@ -129,9 +127,9 @@ def test_every_error_has_a_type_and_leaves_what_was(driver: str, tmp_path: Path)
     need_tracing()
     with (
         scratch_memory(tmp_path) as scratch,
-        place_for(driver, scratch, seconds=SECONDS + 400) as place,
+        place_for(driver, scratch, seconds=1300) as place,
     ):
-        fail_for(Ground(driver, place), SECONDS)
+        fail_for(Ground(driver, place))
 
 
 @pytest.mark.host("thin")
@@ -139,17 +137,16 @@ def test_every_error_has_a_type_and_leaves_what_was(driver: str, tmp_path: Path)
 def test_every_error_has_a_type_and_leaves_what_was_in_a_thin_pool(tmp_path: Path) -> None:
     need_tracing()
     with place_for("devicemapper", tmp_path) as place:
-        fail_for(Ground("devicemapper", place), SECONDS)
+        fail_for(Ground("devicemapper", place))
 
 
-def fail_for(ground: Ground, time_: float) -> None:
+def fail_for(ground: Ground) -> None:
     pick = random.Random(f"{SEED} {ground.driver}")
     with ground.filled():
         most = {(name, why): count for name in WORKS for why, count in rehearse(ground, name).items()}
         ground.before = ground.look()
-        deadline = time.monotonic() + time_
         tried, told = 0, 0
-        while time.monotonic() < deadline:
+        for _ in rounds(ground.driver):
             name, why = pick.choice([key for key, count in most.items() if count])
             at = pick.randrange(1, most[name, why] + 1)
             failing = Failing(CAUSES[why], at, for_good=pick.random() < 0.4)
@@ -171,8 +168,8 @@ def prepare(ground: Ground, work: Work) -> None:
 
 
 def rehearse(ground: Ground, name: str) -> dict[str, int]:
-    """How many calls each cause hits. Done here first, so that all modules are there: what an import raises
-    is Python's affair."""
+    """How many calls each cause hits. It is done here first, so that all modules are there: what an import
+    raises is Python's affair."""
     work = WORKS[name]
     prepare(ground, work)
     with ground.open() as store:

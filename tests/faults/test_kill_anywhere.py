@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import random
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from layerfs.ids import DiffID, digest_of
 from layerfs.opening import migrate_store, open_store
 from tests.faults.anywhere import (
     KEPT,
+    LONG,
     NEIGHBOUR,
+    SEED,
     WORKS,
     Ground,
     Tell,
@@ -34,6 +36,7 @@ from tests.faults.anywhere import (
     mounted,
     nobodys,
     processes,
+    rounds,
     scratch_memory,
     settled,
     tidy,
@@ -41,26 +44,14 @@ from tests.faults.anywhere import (
 from tests.places import place_for
 from tests.systemcalls import Outcome, need_tracing, watched
 
-LONG = bool(os.environ.get("LAYERFS_LONG"))
-SEED = int(os.environ.get("LAYERFS_SEED", random.randrange(1 << 32)))
-
-SLOW = ("fuse", "aufs", "zfs", "devicemapper")
-"""Drivers whose every mount starts a process, or runs a tool."""
-
-
-def seconds(driver: str) -> float:
-    """How long a driver is tried."""
-    return float(os.environ.get("LAYERFS_KILL_SECONDS", 0)) or (900 if LONG else 9)
-
 
 @pytest.mark.parametrize("driver", ["overlay", "vfs", "btrfs", "fuse", "aufs", "zfs"])
 @pytest.mark.timeout(14_400 if LONG else 600)
 def test_nothing_is_half_done_lost_or_left(driver: str, tmp_path: Path) -> None:
     need_tracing()
-    time_ = seconds(driver)
-    with scratch_memory(tmp_path) as scratch, place_for(driver, scratch, seconds=time_ + 400) as place:
+    with scratch_memory(tmp_path) as scratch, place_for(driver, scratch, seconds=1300) as place:
         ground = Ground(driver, place)
-        kill_for(ground, time_)
+        kill_for(ground)
 
 
 @pytest.mark.host("thin")
@@ -68,7 +59,7 @@ def test_nothing_is_half_done_lost_or_left(driver: str, tmp_path: Path) -> None:
 def test_nothing_is_half_done_lost_or_left_in_a_thin_pool(tmp_path: Path) -> None:
     need_tracing()
     with place_for("devicemapper", tmp_path) as place:
-        kill_for(Ground("devicemapper", place), seconds("devicemapper"))
+        kill_for(Ground("devicemapper", place))
 
 
 @pytest.mark.parametrize("drivers", [("overlay", "vfs"), ("btrfs", "vfs"), ("fuse", "aufs")], ids="-".join)
@@ -80,10 +71,10 @@ def test_a_move_goes_on_or_is_given_up(drivers: tuple[str, str], tmp_path: Path)
         places = [held.enter_context(place_for(driver, scratch)) for driver in drivers]
         ground = Ground(drivers[0], places[0])
         with ground.filled():
-            kill_moves_for(ground, drivers, seconds(drivers[0]))
+            kill_moves_for(ground, drivers)
 
 
-def kill_moves_for(ground: Ground, drivers: tuple[str, str], time_: float) -> None:
+def kill_moves_for(ground: Ground, drivers: tuple[str, str]) -> None:
     """To and fro; each way ends with the store that it ends with when nobody is killed."""
     other = dict(zip(drivers, reversed(drivers), strict=True))
     before: dict[str, list[str]] = {}
@@ -97,8 +88,8 @@ def kill_moves_for(ground: Ground, drivers: tuple[str, str], time_: float) -> No
         move(ground.driver)
         before[ground.driver] = ground.look()
     pick = random.Random(f"{SEED} {drivers}")
-    deadline, kills = time.monotonic() + time_, 0
-    while time.monotonic() < deadline:
+    kills = 0
+    for _ in rounds(drivers[0]):
         start, to = ground.driver, other[ground.driver]
         at = pick.randrange(1, calls) if calls else None
         outcome = watched(lambda _, to=to: move(to), kill_at=at)  # type: ignore[misc]
@@ -127,16 +118,16 @@ def kill_moves_for(ground: Ground, drivers: tuple[str, str], time_: float) -> No
     sys.stdout.write(f"{' and '.join(drivers)}: survived {kills} kills\n")
 
 
-def kill_for(ground: Ground, time_: float) -> None:
+def kill_for(ground: Ground) -> None:
     with ground.filled():
         pick = random.Random(f"{SEED} {ground.driver}")
         counts = {name: rehearse(ground, name) for name in WORKS}
-        deadline = time.monotonic() + time_
         kills = 0
-        while time.monotonic() < deadline:
+        trials = rounds(ground.driver)
+        while some := list(itertools.islice(trials, 25)):
             with neighbour(ground):
                 ground.before = ground.look()
-                for _ in range(20):
+                for _ in some:
                     name = pick.choice(list(WORKS))
                     at = pick.randrange(1, counts[name])
                     again = pick.randrange(1, 400) if pick.random() < 0.25 else 0
@@ -146,8 +137,6 @@ def kill_for(ground: Ground, time_: float) -> None:
                     except BaseException as error:
                         error.add_note(said)
                         raise
-                    if time.monotonic() > deadline:
-                        break
         sys.stdout.write(f"{ground.driver}: survived {kills} kills\n")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from layerfs.errors import StoreLocked
+from layerfs.linux import flock
 from layerfs.linux.flock import FileLock
 
 
@@ -78,3 +80,52 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic"):
         FileLock(tmp_path / "lock").acquire()
     assert not (tmp_path / "elsewhere").exists()
+
+
+def stopped_holder(path: Path) -> int:
+    """A process that holds the lock and does nothing."""
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with FileLock(path):
+            os.write(writable, b"!")
+            signal.pause()
+    os.read(readable, 1)
+    os.kill(child, signal.SIGSTOP)
+    return child
+
+
+def test_a_holder_that_hangs_is_named_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flock, "LONGEST", 0.5)
+    path = tmp_path / "lock"
+    child = stopped_holder(path)
+    try:
+        with pytest.raises(StoreLocked, match=rf"{path}.*locked by {child} "):
+            FileLock(path).acquire()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    with FileLock(path):
+        pass
+
+
+def test_a_holder_that_goes_on_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flock, "LONGEST", 0.5)
+    path = tmp_path / "lock"
+    held, entered = FileLock(path), threading.Event()
+    held.acquire()
+
+    def wait() -> None:
+        with FileLock(path):
+            entered.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    for _ in range(20):
+        held.touch()
+        assert not entered.wait(0.1)
+    held.release()
+    thread.join()
+    assert entered.is_set()

@@ -79,6 +79,7 @@ class AufsShape:
         if not self.exists(home, id):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), id)
         gone.mkdir(mode=0o700)
+        (home / "layers" / f".{id}").unlink(missing_ok=True)  # of a layer that was never whole
         for part in _PARTS:
             with contextlib.suppress(FileNotFoundError):
                 (home / part / id).rename(gone / part)

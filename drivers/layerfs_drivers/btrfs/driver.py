@@ -86,10 +86,10 @@ class BtrfsDriver:
     @property
     def capabilities(self) -> Capabilities:
         with translated(f"look at the quota of {self.home}"):
-            missing = self._quota.missing
+            missing, native = self._quota.missing, is_host_root()
         return Capabilities(
             copy_on_write=CopyOnWrite.BLOCK,
-            native_diff=is_host_root(),
+            native_diff=native,
             size_limit=not missing,
             no_limits_because="; ".join(filter(None, (missing, _quota.NO_INODE_LIMIT))),
             rootless=True,

@@ -12,6 +12,7 @@ from pathlib import Path
 from layerfs.errors import CommandFailed
 from layerfs.linux import forks
 from layerfs.linux.command import run
+from layerfs.linux.flock import lock
 from layerfs.linux.syscall import failure
 from layerfs_drivers.devicemapper import _ioctl
 from layerfs_drivers.devicemapper._block import has_udev
@@ -49,7 +50,7 @@ def locked(home: Path) -> Iterator[int]:
     """Hold the lock of the pool of ``home``, flock(2) upon the directory itself: a descriptor."""
     fd = forks.own(lambda: os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        lock(fd, fcntl.LOCK_EX, home)
         try:
             yield fd
         finally:
