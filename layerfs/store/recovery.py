@@ -69,7 +69,9 @@ def _remove(core: Core, leftover: _Leftover) -> None:
             if id is not None:
                 with translated(f"unmount {id}"):
                     core.driver.put(id)
+    # What was ready and turns out to be mounted was only about to be refused: it stays.
+    intact = not leftover.unfinished
     if leftover.layer is not None:
-        remove_layer(core, leftover.layer)
+        remove_layer(core, leftover.layer, intact=intact)
     if leftover.mount is not None:
-        remove_container(core, leftover.mount, leftover.init)
+        remove_container(core, leftover.mount, leftover.init, intact=intact)
