@@ -312,8 +312,11 @@ def _overlay_by_layer(source: str, options: Sequence[str], target: Path) -> None
     with _fs_context("overlay") as context:
         context.set("source", source)
         for path in overlay.lower:
-            with _short(path) as name:
-                context.set("lowerdir+", name)
+            if _is_short(path):
+                context.set("lowerdir+", path)
+            else:
+                with _short(path) as name:
+                    context.set("lowerdir+", name)
         for key, path in overlay.directories.items():
             with _short(path) as name:
                 context.set(key, name.replace("\\", "\\\\"))
@@ -329,10 +332,14 @@ def _overlay_by_layer(source: str, options: Sequence[str], target: Path) -> None
         context.attach(attributes, target)
 
 
+def _is_short(path: str) -> bool:
+    return len(os.fsencode(path)) + path.count("\\") <= _LONGEST_STRING
+
+
 @contextlib.contextmanager
 def _short(path: str) -> Iterator[str]:
     """A name for the directory that fits fsconfig(2), even escaped. The kernel looks it up at once."""
-    if len(os.fsencode(path)) + path.count("\\") <= _LONGEST_STRING:
+    if _is_short(path):
         yield path
         return
     with opened(path, _DIRECTORY) as fd:

@@ -107,6 +107,7 @@ class OverlayDriver:
         )
         if not read_only:
             driver._sweep()
+        driver._counts.sweep()
         if layout.reason():
             driver._refused()
         return driver
@@ -129,7 +130,8 @@ class OverlayDriver:
 
     @functools.cached_property
     def capabilities(self) -> Capabilities:
-        missing = self._limits.missing
+        with translated(f"look what limits {self.layout.home} can have"):
+            missing = self._limits.missing
         return Capabilities(
             copy_on_write=CopyOnWrite.FILE,
             native_diff=True,
@@ -232,20 +234,23 @@ class OverlayDriver:
             stacked = self._stack(id, read_only=read_only)
             self._refuse_dead(id, target)
             self._counts.get(
-                id, target, lambda: self._perform(id, stacked, label, target), read_only=stacked.upper is None
+                id,
+                target,
+                lambda lock: self._perform(id, stacked, label, target, lock),
+                read_only=stacked.upper is None,
             )
         return target
 
-    def _perform(self, id: GraphID, stacked: Stack, label: str, target: Path) -> None:
+    def _perform(self, id: GraphID, stacked: Stack, label: str, target: Path, lock: int) -> None:
         self.layout.require(id)  # it may have been removed before its turn came
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         label = label if _takes_labels() else ""
         way = self._mounts_by
         try:
-            way.perform(self._mount(way, stacked, label), target, self.layout.log(id))
+            way.perform(self._mount(way, stacked, label), target, self.layout.log(id), [lock])
         except (OSError, SystemFailure) as error:
             if self.instead is not None and way is self.way and self._refused():
-                return self._perform(id, stacked, label, target)
+                return self._perform(id, stacked, label, target, lock)
             with contextlib.suppress(OSError):
                 target.rmdir()
             raise _failed(id, target, error) from error
@@ -310,21 +315,21 @@ class OverlayDriver:
 
         with translated(f"compare layer {id} with its parent"):
             self._settle(id)
-            return iter(upper_changes(self.layout.diff(id), self._below(id), whiteouts=self.format))
+            return iter(upper_changes(self.layout.diff(id), self.layout.below(id), whiteouts=self.format))
 
     def diff(self, id: GraphID, parent: GraphID | None, /) -> BinaryIO:
         from layerfs.archive.upperdiff import upper_diff
 
         with translated(f"pack layer {id}"):
             self._settle(id)
-            return upper_diff(self.layout.diff(id), self._below(id), whiteouts=self.format)
+            return upper_diff(self.layout.diff(id), self.layout.below(id), whiteouts=self.format)
 
     def diff_size(self, id: GraphID, parent: GraphID | None, /) -> int:
         from layerfs.archive.upperdiff import upper_diff_size
 
         with translated(f"measure the changes of layer {id}"):
             self._settle(id)
-            return upper_diff_size(self.layout.diff(id), self._below(id), whiteouts=self.format)
+            return upper_diff_size(self.layout.diff(id), self.layout.below(id), whiteouts=self.format)
 
     def apply_diff(
         self,
@@ -343,7 +348,7 @@ class OverlayDriver:
                 self.layout.diff(id),
                 whiteouts=self.format,
                 displaced=displaced,
-                lower=self._below(id),
+                lower=self.layout.below(id),
             )
             self.layout.seal(id)
             return done.size
@@ -351,18 +356,11 @@ class OverlayDriver:
     @contextlib.contextmanager
     def files(self, id: GraphID, /) -> Iterator[FileOpener]:
         """Read from the layer's own directory: no mount is needed, and what lies below is not seen."""
-        from layerfs.archive.layerfile import open_layer_file
+        from layerfs.archive.layerfile import layer_files
 
         self.layout.require(id)
-        with translated(f"read layer {id}"):
-            fd = os.open(self.layout.diff(id), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield lambda name: open_layer_file(fd, name)
-        finally:
-            os.close(fd)
-
-    def _below(self, id: GraphID) -> list[Path]:
-        return [self.layout.diff(ancestor) for ancestor in self.layout.ancestors(id)]
+        with layer_files(self.layout.diff(id)) as open_file:
+            yield open_file
 
     # Facts
 
@@ -381,7 +379,7 @@ class OverlayDriver:
         ``process``: who serves the mount, or how that ended."""
         with translated(f"look at layer {id}"):
             facts = {
-                "lowerdir": ":".join(str(path) for path in self._below(id)),
+                "lowerdir": ":".join(str(path) for path in self.layout.below(id)),
                 "upperdir": str(self.layout.diff(id)),
                 "workdir": str(self.layout.work(id)) if self.layout.is_writable(id) else "",
                 "merged": str(self.layout.mount_point(id)),

@@ -7,10 +7,9 @@ from collections.abc import Collection
 import attrs
 
 from layerfs.errors import LayerfsError, LayerInUse, MountBusy
-from layerfs.ids import ChainID
+from layerfs.ids import CacheID, ChainID
 from layerfs.store import references, rows
 from layerfs.store.core import Core
-from layerfs.store.owner import sweep
 from layerfs.store.records import LayerInfo
 from layerfs.store.recovery import recover
 from layerfs.store.removal import remove_layer
@@ -33,9 +32,6 @@ def prune(core: Core, only: Collection[ChainID] | None = None) -> Pruned:
     """Remove every layer that nothing references, and what earlier removals left. One that cannot be
     removed does not stop the rest: its error is in the answer. ``only``: none but these layers."""
     errors = recover(core, retry=only is None)
-    if only is None:
-        sweep(core.root / "owners")
-        sweep(core.root / "locks")
     removed = []
     below_what_stays: set[ChainID | None] = set()
     for layer in _claim(core, only):
@@ -60,21 +56,21 @@ def _named(layer: LayerInfo, error: LayerfsError) -> LayerfsError:
 
 
 def _claim(core: Core, only: Collection[ChainID] | None) -> list[LayerInfo]:
-    """Mark what nothing references as ours to remove, children before parents."""
-    me = core.owner.id
+    """Mark what nothing references as ours to remove, children before parents. Of a few layers only these
+    are looked at, however many the store has."""
+    me, db = core.owner.id, core.db
     # On the disk before anything is removed: a power cut must not make a layer ready again that is gone.
-    with core.db.transaction(sync=True):
-        candidates = set(references.unreferenced(core.db))
-        layers = []
-        kept = set()
-        for layer in reversed(rows.all_layers(core.db)):
-            wanted = layer.cache_id in candidates and (only is None or layer.chain_id in only)
-            if wanted and layer.chain_id not in kept:
-                layers.append(layer)
-            else:
-                kept.add(layer.parent)
-        for layer in layers:
-            core.db.execute(
-                "UPDATE layers SET state = 'removing', owner = ? WHERE cache_id = ?", me, layer.cache_id
-            )
-    return layers
+    with db.transaction(sync=True):
+        if only is None:
+            candidates = rows.layers_of(db, references.unreferenced(db))
+        else:
+            found = (rows.find_layer(db, chain) for chain in only)
+            candidates = sorted(filter(None, found), key=lambda layer: -layer.depth)
+        claimed: dict[CacheID, LayerInfo] = {}
+        for layer in candidates:
+            if references.is_free(db, layer.cache_id, claimed):
+                claimed[layer.cache_id] = layer
+                db.execute(
+                    "UPDATE layers SET state = 'removing', owner = ? WHERE cache_id = ?", me, layer.cache_id
+                )
+    return list(claimed.values())

@@ -217,6 +217,10 @@ def remove(core: Core, name: str) -> None:
 def _announce(core: Core, info: RWLayerInfo) -> GraphID | None:
     """Take the name and say what is about to be made, so that it is found if we die or the power goes.
     Returns what the driver knows the parent by."""
+    if core.abandoned:  # the name may be of a container that could not be made
+        from layerfs.store.removal import let_go_of_abandoned
+
+        let_go_of_abandoned(core)
     owner = core.owner.id
     with core.db.transaction(sync=True):
         below = None if info.parent is None else rows.layer(core.db, info.parent)

@@ -56,6 +56,24 @@ def driver(where: Path) -> NaiveDiff:
     return driver
 
 
+def test_a_parent_is_found_while_another_layer_is_removed(
+    driver: NaiveDiff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_layer(driver, GraphID("a"), SOMETHING)
+    look = _ioctl.subvolume_info
+
+    def removed_before(fd: int) -> _ioctl.SubvolumeInfo:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("/a"):
+            driver.remove(GraphID("a"))
+        return look(fd)
+
+    monkeypatch.setattr(_ioctl, "subvolume_info", removed_before)
+    # Without the host's root every layer is looked at.
+    monkeypatch.setattr("layerfs_drivers.btrfs.driver.is_host_root", lambda: False)
+    assert driver.parent(TOP) == BASE
+    assert not driver.exists(GraphID("a"))
+
+
 # Sealed layers
 
 
@@ -97,6 +115,13 @@ def test_metadata_tells_the_subvolume_and_the_parent(driver: NaiveDiff) -> None:
     assert facts["subvolume"] == str(driver.proto.home / TOP)
     assert f"Subvolume ID: \t\t{facts['id']}\n" in btrfs("subvolume", "show", driver.proto.home / TOP)
     assert "parent" not in driver.metadata(BASE)
+
+
+def test_what_a_layer_stands_upon_is_found_without_a_look_at_the_others(
+    driver: NaiveDiff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(driver.proto), "ids", lambda _: pytest.fail("all layers are listed"))
+    assert (driver.parent(TOP), driver.parent(BASE)) == (BASE, None)
 
 
 def test_what_a_layer_stands_upon_is_told(driver: NaiveDiff) -> None:

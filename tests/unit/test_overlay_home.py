@@ -78,7 +78,7 @@ def test_a_removal_that_was_cut_short_is_finished_at_the_next_open(driver: Overl
     open_read_only(driver, driver.layout.runroot)
     assert left.exists(), "a reader removes nothing"
     OverlayDriver.open(home, driver.layout.runroot, read_only=False)
-    assert sorted(os.listdir(home)) == [".empty", "base"]
+    assert sorted(os.listdir(home)) == [".empty", ".removing", "base"]
 
 
 def test_a_removal_may_be_finished_by_who_opens_the_store_meanwhile(
@@ -152,7 +152,7 @@ def test_a_container_that_nests_directories_without_end_can_be_removed(driver: O
             here = below
         os.close(here)
     driver.remove(TOP)
-    assert sorted(os.listdir(driver.layout.home)) == [".empty", "base"]
+    assert sorted(os.listdir(driver.layout.home)) == [".empty", ".removing", "base"]
 
 
 def test_usage_is_of_the_layer_alone_and_counts_a_linked_file_once(driver: OverlayDriver) -> None:

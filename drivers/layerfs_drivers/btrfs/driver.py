@@ -32,7 +32,7 @@ from layerfs.driver import (
     Mount,
     Usage,
 )
-from layerfs.errors import LayerExists, LayerNotFound, MountBusy, ReadOnly, translated
+from layerfs.errors import InvalidID, LayerExists, LayerNotFound, MountBusy, ReadOnly, translated
 from layerfs.ids import GraphID, parse_graph_id
 from layerfs.linux.mount import perform_all, release
 from layerfs.linux.mountinfo import holders, mounts_below
@@ -80,6 +80,7 @@ class BtrfsDriver:
             if enable_quota:
                 _quota.enable(driver.home)
             sweep(driver.home)
+        driver._counts.sweep()
         return driver
 
     @property
@@ -177,7 +178,7 @@ class BtrfsDriver:
     def get(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Path:
         (mount,), target = self.mounts(id, read_only=read_only), self._target(id)
 
-        def perform() -> None:
+        def perform(_: int) -> None:
             with self._opened(id):  # it may have been removed before its turn came
                 target.mkdir(mode=0o700, parents=True, exist_ok=True)
                 perform_all([mount], target)
@@ -256,12 +257,20 @@ class BtrfsDriver:
         """None also when the parent is gone."""
         with translated(f"look at layer {id}"), self._opened(id) as fd:
             wanted = _ioctl.subvolume_info(fd).parent_uuid
-            if any(wanted):
-                for other in self.ids():
-                    with contextlib.suppress(LayerNotFound), self._opened(other) as fd:
-                        if _ioctl.subvolume_info(fd).uuid == wanted:
-                            return other
+            for other in self._with_uuid(fd, wanted) if any(wanted) else ():
+                # It may be one on its way out, which tells nothing any more, or lie somewhere else.
+                gone = contextlib.suppress(LayerNotFound, InvalidID, FileNotFoundError)
+                with gone, self._opened(other) as fd:
+                    if _ioctl.subvolume_info(fd).uuid == wanted:
+                        return other
         return None
+
+    def _with_uuid(self, fd: int, uuid: bytes) -> Iterator[GraphID]:
+        """The layers that may be the subvolume of this UUID."""
+        if not is_host_root():
+            return self.ids()
+        name = _ioctl.subvolume_of(fd, uuid)
+        return iter(() if name is None else (GraphID(os.fsdecode(name)),))
 
     @property
     def _quota(self) -> Quota:

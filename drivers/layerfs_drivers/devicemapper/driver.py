@@ -111,7 +111,7 @@ class DeviceMapperDriver:
             self._refuse_when_read_only(f"mount layer {id} writable")
         read_only = read_only or device.filled
 
-        def mount() -> None:
+        def mount(_: int) -> None:
             # It may have been removed before its turn came.
             self._mount(self.pool.require(id), target, read_only)
 
@@ -249,6 +249,10 @@ class DeviceMapperDriver:
     def parent(self, id: GraphID, /) -> GraphID | None:
         parent = self.pool.require(parse_graph_id(id)).parent
         return None if parent is None else GraphID(parent)
+
+    def sweep(self) -> None:
+        """Unmount what killed processes left half mounted."""
+        self._counts.sweep()
 
     def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
         with translated("look for what nobody uses"):
