@@ -20,7 +20,7 @@ from layerfs.errors import (
     NameInUse,
     NotSupported,
 )
-from layerfs.ids import ChainID, DiffID, digest_of
+from layerfs.ids import ChainID, DiffID, GraphID, digest_of
 from layerfs.store.store import Store
 from tests.storekit import ABOVE, BASE, DRIVERS, held, open_store, stream
 
@@ -259,3 +259,24 @@ def test_a_removal_that_died_before_it_was_refused_is_undone(tmp_path: Path) -> 
         web.remove()
         assert len(store.prune().layers) == 2
         assert held(store) == []
+
+
+def test_a_name_is_not_free_before_its_container_is_gone(tmp_path: Path) -> None:
+    """What is mounted is not removed, and must have its name back."""
+    with open_store(tmp_path, "vfs") as store, open_store(tmp_path, "vfs") as other:
+        web = store.create_rw("web", None)
+        web.mount()
+        remove = type(store.driver.proto).remove  # type: ignore[attr-defined]
+
+        def removing(id: GraphID) -> None:
+            with pytest.raises(NameInUse):
+                other.create_rw("web", None)
+            remove(store.driver.proto, id)  # type: ignore[attr-defined]
+
+        object.__setattr__(store.driver.proto, "remove", removing)  # type: ignore[attr-defined]
+        with pytest.raises(MountBusy):
+            store.remove_rw("web")
+        assert other.get_rw("web").info == web.info
+        web.umount()
+        web.remove()
+        assert store.check() == []
