@@ -32,9 +32,9 @@ def recover(core: Core, *, retry: bool = False) -> list[LayerfsError]:
     """
     let_go_of_abandoned(core)
     dead = dead_owners(core.db, core.root / "owners")
+    sweep(core.root / "locks")
     if not dead and not retry:
         return []
-    sweep(core.root / "locks")
     errors = []
     for leftover in _adopt(core, dead, retry=retry):
         try:

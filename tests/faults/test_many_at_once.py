@@ -131,7 +131,8 @@ def emptied(ground: Ground) -> None:
         assert set(os.listdir(store.root / "locks")) <= {"create", "boot"}
         assert len(os.listdir(store.root / "owners")) <= 1
         home = store.root / ground.driver
-        assert [name for name in os.listdir(home) if "removing" in name or "view" in name] == []
+        assert [path for path in home.rglob("*") if path.name.startswith((".removing-", ".view-"))] == []
+        assert not (home / ".removing").exists() or os.listdir(home / ".removing") == []
         run = ground.place.base / "run"
         assert mounts_below(run) == []
         assert list(run.rglob("counts/*")) == []
