@@ -19,6 +19,7 @@ test: .venv/.dev
 
 test-long: .venv/.dev
 	scripts/packages test
+	$(BIN)/pip install -q -e '.[fuzzing]' || echo "no atheris: nothing is searched for" >&2
 	LAYERFS_LONG=1 $(NAMESPACE) $(BIN)/python -m pytest --timeout=14400 $(ARGS)
 
 check: .venv/.dev

@@ -101,8 +101,16 @@ class Layerfs:
     def held(self) -> set[str]:
         return {
             str(path.relative_to(self.base))
-            for place in ("root/overlay", "root/split", "root/tmp", "root/owners", "run/overlay/mnt")
+            for place in (
+                "root/overlay",
+                "root/overlay/.removing",
+                "root/split",
+                "root/tmp",
+                "root/owners",
+                "run/overlay/mnt",
+            )
             for path in (self.base / place).glob("*")
+            if path.name != ".removing"
         }
 
 

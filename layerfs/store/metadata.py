@@ -82,7 +82,7 @@ CREATE TABLE damaged (
     detail       TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- Writable layers, in the same states. A removed one gives its name free at once.
+-- Writable layers, in the same states. One that could not be removed has no name any more.
 CREATE TABLE containers (
     mount_id     TEXT PRIMARY KEY,                          -- what the driver knows it by
     init_id      TEXT,                                      -- its init layer, NULL: none

@@ -17,6 +17,8 @@ from layerfs.store.removal import let_go_of_abandoned, remove_container, remove_
 class _Leftover:
     """A driver's layers to remove."""
 
+    intact: bool
+    """It was ready: if it turns out to be mounted, or used, its removal was only about to be refused."""
     layer: CacheID | None = None
     mount: MountID | None = None
     init: MountID | None = None
@@ -30,9 +32,9 @@ def recover(core: Core, *, retry: bool = False) -> list[LayerfsError]:
     """
     let_go_of_abandoned(core)
     dead = dead_owners(core.db, core.root / "owners")
+    sweep(core.root / "locks")
     if not dead and not retry:
         return []
-    sweep(core.root / "locks")
     errors = []
     for leftover in _adopt(core, dead, retry=retry):
         try:
@@ -49,19 +51,26 @@ def _adopt(core: Core, dead: Sequence[str], *, retry: bool) -> list[_Leftover]:
     mine = f"(owner IN ({marks}) {'OR owner IS NULL' if retry else ''})"
     condition = f"state != 'ready' AND {mine}"
     with core.db.transaction(sync=True):
-        containers = core.db.rows(f"SELECT mount_id, init_id FROM containers WHERE {condition}", *dead)
-        layers = core.db.rows(f"SELECT cache_id FROM layers WHERE {condition} ORDER BY depth DESC", *dead)
+        ready = "state = 'removing'"
+        containers = core.db.rows(
+            f"SELECT {ready}, mount_id, init_id FROM containers WHERE {condition}", *dead
+        )
+        layers = core.db.rows(
+            f"SELECT {ready} AND chain_id IS NOT NULL, cache_id FROM layers WHERE {condition}"
+            " ORDER BY depth DESC",
+            *dead,
+        )
         for table in ("containers", "layers"):
             core.db.execute(f"UPDATE {table} SET state = 'removing', owner = ? WHERE {condition}", me, *dead)
         core.db.execute(f"DELETE FROM owners WHERE id IN ({marks})", *dead)
     return [
-        *(_Leftover(mount=mount, init=init) for mount, init in containers),
-        *(_Leftover(layer=layer) for (layer,) in layers),
+        *(_Leftover(bool(intact), mount=mount, init=init) for intact, mount, init in containers),
+        *(_Leftover(bool(intact), layer=layer) for intact, layer in layers),
     ]
 
 
 def _remove(core: Core, leftover: _Leftover) -> None:
     if leftover.layer is not None:
-        remove_layer(core, leftover.layer)
+        remove_layer(core, leftover.layer, intact=leftover.intact)
     if leftover.mount is not None:
-        remove_container(core, leftover.mount, leftover.init)
+        remove_container(core, leftover.mount, leftover.init, intact=leftover.intact)

@@ -222,12 +222,18 @@ def _announce(core: Core, info: RWLayerInfo) -> GraphID | None:
 
         let_go_of_abandoned(core)
     owner = core.owner.id
+    if core.db.row("SELECT 1 FROM containers WHERE name = ? AND state = 'removing'", info.name):
+        from layerfs.store.recovery import recover
+
+        recover(core)  # who was removing it may have died
     with core.db.transaction(sync=True):
         below = None if info.parent is None else rows.layer(core.db, info.parent)
         _check_depth(core, info, below.depth if below else 0)
         if below is not None:
             damaged.refuse(core.db, below.chain_id)
-        if core.db.row("SELECT 1 FROM containers WHERE name = ? AND state != 'removing'", info.name):
+        # One that is being removed may turn out to be mounted, and then it stays.
+        taken = "name = ? AND (state != 'removing' OR owner IS NOT NULL)"
+        if core.db.row(f"SELECT 1 FROM containers WHERE {taken}", info.name):
             raise NameInUse(
                 f"a container named {info.name!r} exists", hint="choose another name, or remove it"
             )

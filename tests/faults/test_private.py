@@ -50,7 +50,9 @@ def store_of(driver: str, scratch: Path) -> Iterator[Store]:
 def let_in(place: Path) -> None:
     """The directories above the store are nobody's business: there everybody may go."""
     for above in (place, *place.parents):
-        above.chmod(above.stat().st_mode | 0o755)
+        mode = above.stat().st_mode
+        if mode & 0o755 != 0o755:
+            above.chmod(mode | 0o755)
 
 
 def reached(*places: Path) -> list[str]:

@@ -19,6 +19,7 @@ import attrs
 
 from layerfs.archive import names as archive_names
 from layerfs.archive.compression import Compression, compress, open_decompressed
+from layerfs.archive.layerfile import layer_files
 from layerfs.archive.limits import Limits
 from layerfs.archive.reader import TarReader
 from layerfs.archive.split import Recorder, replay
@@ -138,16 +139,12 @@ def _in_and_out(data: bytes, root: Path, record: Path, form: WhiteoutFormat) -> 
         _refused(error, BadData)
         return
     assert recorded.diff_id == digest_of(data)
-    from layerfs.archive.layerfile import open_layer_file
-
-    fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
-    try:
-        with record.open("rb") as again:
-            stream = replay(again, lambda name: open_layer_file(fd, name), recorded.diff_id)
-            with stream:
-                assert stream.read() == data
-    finally:
-        os.close(fd)
+    with (
+        layer_files(root) as open_file,
+        record.open("rb") as again,
+        replay(again, open_file, recorded.diff_id) as stream,
+    ):
+        assert stream.read() == data
 
 
 def record(data: bytes, _: Path) -> None:

@@ -56,6 +56,24 @@ def driver(where: Path) -> NaiveDiff:
     return driver
 
 
+def test_a_parent_is_found_while_another_layer_is_removed(
+    driver: NaiveDiff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_layer(driver, GraphID("a"), SOMETHING)
+    look = _ioctl.subvolume_info
+
+    def removed_before(fd: int) -> _ioctl.SubvolumeInfo:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("/a"):
+            driver.remove(GraphID("a"))
+        return look(fd)
+
+    monkeypatch.setattr(_ioctl, "subvolume_info", removed_before)
+    # Without the host's root every layer is looked at.
+    monkeypatch.setattr("layerfs_drivers.btrfs.driver.is_host_root", lambda: False)
+    assert driver.parent(TOP) == BASE
+    assert not driver.exists(GraphID("a"))
+
+
 # Sealed layers
 
 

@@ -14,6 +14,7 @@ import pytest
 from layerfs.errors import NameInUse
 from layerfs.ids import ChainID, DiffID, GraphID, digest_of
 from layerfs.naivediff import NaiveDiff
+from layerfs.store.owner import dead_owners
 from layerfs.store.store import Store
 from tests.dirdriver import DirProto
 from tests.storekit import BASE, held, make_tar, open_store, stream
@@ -113,3 +114,11 @@ def test_processes_that_do_everything_at_once(tmp_path: Path) -> None:
         assert len(list(store.layers())) == 2 + count
         assert store.check() == []
         assert store.prune().layers == ()
+
+
+def test_an_owner_who_is_just_claiming_its_file_is_not_dead(tmp_path: Path) -> None:
+    """Between making the file and locking it anybody can have the lock."""
+    with open_store(tmp_path) as store:
+        (store.root / "owners/coming").touch()
+        assert dead_owners(store._core.db, store.root / "owners") == []
+        assert not (store.root / "owners/coming").exists()

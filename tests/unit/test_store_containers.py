@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,9 @@ from layerfs.errors import (
     NameInUse,
     NotSupported,
 )
-from layerfs.ids import ChainID, DiffID, digest_of
+from layerfs.ids import ChainID, DiffID, GraphID, digest_of
 from layerfs.store.store import Store
-from tests.storekit import BASE, DRIVERS, held, open_store, stream
+from tests.storekit import ABOVE, BASE, DRIVERS, held, open_store, stream
 
 
 @pytest.fixture(params=DRIVERS)
@@ -221,3 +223,60 @@ def test_closing_an_erring_block_keeps_the_error(plain: Store) -> None:
     web = plain.create_rw("web", parent)
     with pytest.raises(LayerfsError, match="mine"), web.mounted():
         raise LayerfsError("mine")
+
+
+def test_a_removal_that_died_before_it_was_refused_is_undone(tmp_path: Path) -> None:
+    """Somebody has the container mounted, so it would have stayed as it was. The same for a layer."""
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def in_a_process_that_dies(remove: Callable[[Store], object]) -> None:
+        child = os.fork()
+        if child == 0:
+            with open_store(tmp_path, "vfs") as store:
+                object.__setattr__(store.driver.proto, "remove", die)  # type: ignore[attr-defined]
+                remove(store)
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+    with open_store(tmp_path, "vfs") as store:
+        base = store.register(stream(BASE))
+        root = store.create_rw("web", base.chain_id).mount()
+        (root / "new").write_text("new")
+        alone = store.register(stream(ABOVE))
+        alone.mount()
+        alone.release()
+    in_a_process_that_dies(lambda store: store.remove_rw("web"))
+    in_a_process_that_dies(lambda store: store.prune([alone.chain_id]))
+    with open_store(tmp_path, "vfs") as store:
+        assert store.check() == []
+        web = store.get_rw("web")
+        assert (root / "new").read_text() == "new"
+        web.umount()
+        with store.get(alone.chain_id) as again:
+            again.umount()
+        web.remove()
+        assert len(store.prune().layers) == 2
+        assert held(store) == []
+
+
+def test_a_name_is_not_free_before_its_container_is_gone(tmp_path: Path) -> None:
+    """What is mounted is not removed, and must have its name back."""
+    with open_store(tmp_path, "vfs") as store, open_store(tmp_path, "vfs") as other:
+        web = store.create_rw("web", None)
+        web.mount()
+        remove = type(store.driver.proto).remove  # type: ignore[attr-defined]
+
+        def removing(id: GraphID) -> None:
+            with pytest.raises(NameInUse):
+                other.create_rw("web", None)
+            remove(store.driver.proto, id)  # type: ignore[attr-defined]
+
+        object.__setattr__(store.driver.proto, "remove", removing)  # type: ignore[attr-defined]
+        with pytest.raises(MountBusy):
+            store.remove_rw("web")
+        assert other.get_rw("web").info == web.info
+        web.umount()
+        web.remove()
+        assert store.check() == []

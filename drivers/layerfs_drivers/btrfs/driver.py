@@ -258,8 +258,9 @@ class BtrfsDriver:
         with translated(f"look at layer {id}"), self._opened(id) as fd:
             wanted = _ioctl.subvolume_info(fd).parent_uuid
             for other in self._with_uuid(fd, wanted) if any(wanted) else ():
-                # It may be one on its way out, or lie somewhere else.
-                with contextlib.suppress(LayerNotFound, InvalidID), self._opened(other) as fd:
+                # It may be one on its way out, which tells nothing any more, or lie somewhere else.
+                gone = contextlib.suppress(LayerNotFound, InvalidID, FileNotFoundError)
+                with gone, self._opened(other) as fd:
                     if _ioctl.subvolume_info(fd).uuid == wanted:
                         return other
         return None
