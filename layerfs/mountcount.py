@@ -10,7 +10,9 @@ Nothing is believed that the kernel does not confirm, and a process may be kille
 - A count without a mount is none. So it is after a reboot, or when somebody else unmounted: the next
   ``get`` mounts afresh.
 - A count of 0 stands there while a process mounts or unmounts. Found together with a mount, it tells that
-  the process was killed half-way: what it left is taken away by the next ``get``, which mounts afresh.
+  the process was killed half-way: what it left is taken away by :meth:`MountCount.sweep`, or by the next
+  ``get``, which mounts afresh. A file ``halfway/<id>``, beside the counts and locked by whoever is at it,
+  says which ids to look at.
 - A mount without a file (somebody emptied the runroot) may be in use: the next ``get`` adopts it.
 
 What cannot be known is whether a process that was killed *after* its ``get`` still wants the mount,
@@ -20,6 +22,7 @@ because a container outlives the command that started it: that count stays.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -27,7 +30,7 @@ from pathlib import Path
 
 from layerfs.driver import Leak
 from layerfs.errors import MountBusy
-from layerfs.linux.flock import open_locked
+from layerfs.linux.flock import FileLock, open_locked
 from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import holders, is_mount, mounts_below
 from layerfs.values import frozen
@@ -71,8 +74,9 @@ class MountCount:
 
     directory: Path
 
-    def get(self, id: str, target: Path, mount: Callable[[], None], *, read_only: bool) -> None:
-        """Count one more user of ``target``, calling ``mount`` if nothing is mounted there.
+    def get(self, id: str, target: Path, mount: Callable[[int], None], *, read_only: bool) -> None:
+        """Count one more user of ``target``, calling ``mount`` if nothing is mounted there. It is given the
+        descriptor of the lock, for a program to keep that mounts and may outlive this process.
 
         A read-only mount asked for as writable is :class:`MountBusy`; a writable one asked for
         read-only is shared as it is. When ``mount`` raises, nothing is counted.
@@ -82,7 +86,7 @@ class MountCount:
             if record is None:
                 _Record(0, read_only, target).write(fd)
                 try:
-                    mount()
+                    mount(fd)
                 except BaseException:
                     file.unlink()
                     raise
@@ -148,6 +152,21 @@ class MountCount:
             yield
             file.unlink()
 
+    def sweep(self) -> None:
+        """Finish what killed processes were about when they mounted or unmounted. What a living one is at is
+        left alone; a program that outlived its process is waited for."""
+        try:
+            ids = os.listdir(self._halfway)
+        except FileNotFoundError:
+            return
+        for id in ids:
+            with contextlib.suppress(BlockingIOError), self._locked(id, blocking=False) as (file, fd):
+                record = _Record.read(fd)
+                if record is None:
+                    file.unlink()
+                elif record.count == 0:
+                    _finish(record, file, fd)
+
     def leaks(self, targets: Path, *, remove: bool) -> list[Leak]:
         """The mounts directly below ``targets``, each named by its id, that nobody counts, and the counts
         that no mount bears out. ``remove`` takes them away."""
@@ -159,8 +178,13 @@ class MountCount:
         return [leak for id in sorted(names) if (leak := self._leak(id, targets / id, remove)) is not None]
 
     def _leak(self, id: str, target: Path, remove: bool) -> Leak | None:
-        """Under the lock, where no get and no put is half-way."""
-        with self._locked(id) as (file, fd):
+        """Under the lock, where no get and no put is half-way. Who has it now may be removing a layer, so it
+        is not waited for: that is no leak."""
+        with contextlib.ExitStack() as held:
+            try:
+                file, fd = held.enter_context(self._locked(id, blocking=False))
+            except BlockingIOError:
+                return None
             record, mounted = _Record.read(fd), is_mount(target)
             count = record.count if record is not None else 0
             if bool(count) == mounted:
@@ -175,18 +199,40 @@ class MountCount:
                 file.unlink()
         return leak
 
+    @property
+    def _halfway(self) -> Path:
+        return self.directory.with_name("halfway")
+
     @contextlib.contextmanager
-    def _locked(self, id: str) -> Iterator[tuple[Path, int]]:
+    def _locked(self, id: str, *, blocking: bool = True) -> Iterator[tuple[Path, int]]:
         """The count file of ``id``, made if need be, open and locked."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = self.directory / id
-        fd = open_locked(file)
-        try:
-            yield file, fd
-        finally:
-            # Closing is not enough when a child made meanwhile shares the descriptor.
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
+        for directory in (self.directory, self._halfway):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with FileLock(self._halfway / id, unlink=True, blocking=blocking):
+            file = self.directory / id
+            fd = open_locked(file)  # a program that outlives its process may still have it
+            try:
+                yield file, fd
+            finally:
+                # Closing is not enough when a child made meanwhile shares the descriptor.
+                fcntl.flock(fd, fcntl.LOCK_UN)
+                os.close(fd)
+
+
+def _finish(record: _Record, file: Path, fd: int) -> None:
+    """Nobody has what was half mounted or unmounted; unless it is in use, and then it stays counted as it was
+    before somebody tried to unmount it."""
+    try:
+        while is_mount(record.target):
+            umount(record.target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        record.counting(1).write(fd)
+        return
+    with contextlib.suppress(OSError):
+        record.target.rmdir()
+    file.unlink()
 
 
 def _current(fd: int, target: Path) -> _Record | None:

@@ -73,7 +73,9 @@ def open_store(
     runroot = Path(runroot or default_paths().runroot).absolute()
     found = _driver_of(root, driver) or _driver_for(root, runroot, driver, read_only=read_only)
     own_options = _options_of(options or {}, found.info.name)[found.info.name]
-    if not read_only and not root.is_dir():
+    with translated(f"open the store in {root}"):
+        is_missing = not read_only and not root.is_dir()
+    if is_missing:
         make_directories(root)
     opened = _open_driver(found, Paths(root, runroot), own_options, read_only=read_only)
     try:

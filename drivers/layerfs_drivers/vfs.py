@@ -103,7 +103,8 @@ class _Vfs:
     def get(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Path:
         mounts, target = self.mounts(id, read_only=read_only), self._target(id)
 
-        def mount() -> None:
+        def mount(_: int) -> None:
+            self._existing(id)  # it may have been removed before its turn came
             target.mkdir(mode=0o700, parents=True, exist_ok=True)
             perform_all(mounts, target)
 
@@ -203,7 +204,10 @@ class _VfsInfo:
                     self.probe(home, runroot)
                     home.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _sweep(home)
-        return NaiveDiff(_Vfs(home, runroot, read_only))
+        driver = _Vfs(home, runroot, read_only)
+        with translated(f"look what is half mounted in {runroot}"):
+            driver._counts.sweep()
+        return NaiveDiff(driver)
 
 
 def _sweep(home: Path) -> None:

@@ -41,7 +41,7 @@ import attrs
 from layerfs.archive.compression import open_decompressed
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.limits import UNLIMITED, Count, Limits
-from layerfs.archive.names import normalise
+from layerfs.archive.names import PATH_MAX, normalise
 from layerfs.archive.reader import TarReader
 from layerfs.archive.streams import CHUNK, PulledBytes, coalesced, iter_stream, read_ahead
 from layerfs.errors import CompressionError, DigestMismatch, StoreDamaged, SystemFailure, show
@@ -520,7 +520,7 @@ def _steps(stream: BinaryIO) -> Iterator[_Step]:
             yield _field(stream, length)
         elif kind in (b"F", b"S"):
             _, number, size, crc, length = _FILE.unpack(kind + _field(stream, _FILE.size - 1))
-            name = _field(stream, length)
+            name = _field(stream, length, PATH_MAX)
             yield _FileStep(number, name, size, crc, _decoded_segments(stream) if kind == b"S" else None)
         elif kind == _END:
             if _read(stream, 1):
@@ -535,8 +535,8 @@ def _decoded_segments(stream: BinaryIO) -> Segments:
     return tuple(_SEGMENT.iter_unpack(_field(stream, count * _SEGMENT.size)))
 
 
-def _field(stream: BinaryIO, size: int) -> bytes:
-    if size > _MAX_FIELD:
+def _field(stream: BinaryIO, size: int, most: int = _MAX_FIELD) -> bytes:
+    if size > most:
         raise StoreDamaged("a layer's record holds what it cannot")
     data = _read(stream, size)
     if len(data) != size:

@@ -41,14 +41,15 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def start(source: str, options: Sequence[str], target: Path, log: Path) -> None:
+def start(source: str, options: Sequence[str], target: Path, log: Path, keep: Sequence[int] = ()) -> None:
     """Mount at ``target`` by a process of its own, which outlives this one; back when it can be used.
 
-    ``log``: what it says from then on is appended there. :class:`~layerfs.errors.CommandFailed` in its own
+    ``log``: what it says from then on is appended there. ``keep``: descriptors that it keeps until then, also
+    when this process is killed. :class:`~layerfs.errors.CommandFailed` in its own
     words when it fails.
     """
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fuseserver.mount(source, (*options, f"log={_escaped(log)}"), target)
+    fuseserver.mount(source, (*options, f"log={_escaped(log)}"), target, keep=keep)
 
 
 def death(target: Path, log: Path) -> str:

@@ -57,11 +57,12 @@ class FileLock:
         fd, self._fd = self._fd, None
         if fd is None:
             return
-        try:
-            if self._unlink:
-                self.path.unlink(missing_ok=True)
-        finally:
-            os.close(fd)
+        if self._unlink:
+            # A file that nobody holds does no harm where it cannot be removed, and whatever was done
+            # under the lock is done.
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        os.close(fd)
 
     def __enter__(self) -> FileLock:
         self.acquire()

@@ -25,8 +25,8 @@ _LONGEST = 10.0
 """Seconds to wait for a server to end. Another mount namespace may still have its mount."""
 
 
-def mount(source: str, options: Sequence[str], target: Path) -> None:
-    """Mount at ``target``; back when it can be used.
+def mount(source: str, options: Sequence[str], target: Path, *, keep: Sequence[int] = ()) -> None:
+    """Mount at ``target``; back when it can be used. The program keeps the descriptors ``keep`` until then.
 
     :class:`~layerfs.errors.CommandFailed` with what the program says, :class:`OSError` when it cannot be run.
     """
@@ -35,6 +35,7 @@ def mount(source: str, options: Sequence[str], target: Path) -> None:
         [sys.executable, "-P", "-m", "layerfs.fuse", source, os.fspath(target), "-o", joined],
         doing=f"mount at {target}",
         # Modules are found where this process finds them, wherever that is run from.
+        keep=keep,
         environment={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
 

@@ -107,6 +107,7 @@ class OverlayDriver:
         )
         if not read_only:
             driver._sweep()
+        driver._counts.sweep()
         if layout.reason():
             driver._refused()
         return driver
@@ -129,7 +130,8 @@ class OverlayDriver:
 
     @functools.cached_property
     def capabilities(self) -> Capabilities:
-        missing = self._limits.missing
+        with translated(f"look what limits {self.layout.home} can have"):
+            missing = self._limits.missing
         return Capabilities(
             copy_on_write=CopyOnWrite.FILE,
             native_diff=True,
@@ -232,19 +234,23 @@ class OverlayDriver:
             stacked = self._stack(id, read_only=read_only)
             self._refuse_dead(id, target)
             self._counts.get(
-                id, target, lambda: self._perform(id, stacked, label, target), read_only=stacked.upper is None
+                id,
+                target,
+                lambda lock: self._perform(id, stacked, label, target, lock),
+                read_only=stacked.upper is None,
             )
         return target
 
-    def _perform(self, id: GraphID, stacked: Stack, label: str, target: Path) -> None:
+    def _perform(self, id: GraphID, stacked: Stack, label: str, target: Path, lock: int) -> None:
+        self.layout.require(id)  # it may have been removed before its turn came
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         label = label if _takes_labels() else ""
         way = self._mounts_by
         try:
-            way.perform(self._mount(way, stacked, label), target, self.layout.log(id))
+            way.perform(self._mount(way, stacked, label), target, self.layout.log(id), [lock])
         except (OSError, SystemFailure) as error:
             if self.instead is not None and way is self.way and self._refused():
-                return self._perform(id, stacked, label, target)
+                return self._perform(id, stacked, label, target, lock)
             with contextlib.suppress(OSError):
                 target.rmdir()
             raise _failed(id, target, error) from error

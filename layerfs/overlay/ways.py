@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from layerfs.driver import Mount
@@ -28,9 +29,10 @@ class Way(Protocol):
 
     def mount(self, stack: Stack, *, user_xattrs: bool, label: str) -> Mount: ...
 
-    def perform(self, mount: Mount, target: Path, log: Path) -> None:
-        """Perform it at ``target``; a process that serves it writes to ``log``. ``OSError``, or
-        :class:`~layerfs.errors.SystemFailure` with what a program says."""
+    def perform(self, mount: Mount, target: Path, log: Path, keep: Sequence[int] = ()) -> None:
+        """Perform it at ``target``; a process that serves it writes to ``log``, and a program that mounts it
+        keeps the descriptors ``keep``. ``OSError``, or :class:`~layerfs.errors.SystemFailure` with what a
+        program says."""
 
 
 @frozen
@@ -48,7 +50,7 @@ class ByKernel:
             options.append(f'context="{label}"')
         return Mount("overlay", "overlay", tuple(options))
 
-    def perform(self, mount: Mount, target: Path, log: Path) -> None:
+    def perform(self, mount: Mount, target: Path, log: Path, keep: Sequence[int] = ()) -> None:
         perform_all([mount], target)
 
 
@@ -80,7 +82,7 @@ class ByFuse:
         options.append(f"whiteouts={self.whiteouts}")
         return Mount("fuse.layerfs", "layerfs", tuple(options))
 
-    def perform(self, mount: Mount, target: Path, log: Path) -> None:
+    def perform(self, mount: Mount, target: Path, log: Path, keep: Sequence[int] = ()) -> None:
         from layerfs.fuse.process import start
 
-        start(mount.source, mount.options, target, log)
+        start(mount.source, mount.options, target, log, keep)

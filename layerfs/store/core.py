@@ -7,7 +7,7 @@ from pathlib import Path
 
 from layerfs.driver import Driver
 from layerfs.errors import ReadOnly
-from layerfs.ids import CacheID, ChainID
+from layerfs.ids import CacheID, ChainID, GraphID
 from layerfs.store.guard import Guard
 from layerfs.store.metadata import Database
 from layerfs.store.owner import Owner
@@ -26,10 +26,14 @@ class Core:
     guard: Guard
     reserved: deque[CacheID]
     """Layers that are announced and not begun."""
+    abandoned: set[GraphID]
+    """Layers and containers of this owner that it does not work on any more, and could not say so."""
 
     def upon(self, driver: Driver) -> Core:
         """The same store as it would be with another driver."""
-        return Core(self.root, driver, self.db, self.owner, self.read_only, self.guard, self.reserved)
+        return Core(
+            self.root, driver, self.db, self.owner, self.read_only, self.guard, self.reserved, self.abandoned
+        )
 
     def record_path(self, cache_id: CacheID) -> Path:
         """The record from which a layer's exact tar is given back."""

@@ -57,15 +57,24 @@ class Owner:
         with self._guard:
             if self._id is None or self._file is None:
                 return
-            with self._db.transaction():
-                self._db.execute("DELETE FROM owners WHERE id = ?", self._id)
-            self._file.release()
-            self._id = self._file = None
+            try:
+                with self._db.transaction():
+                    self._db.execute("DELETE FROM owners WHERE id = ?", self._id)
+            finally:
+                self._file.release()
+                self._id = self._file = None
+
+
+def all_owners(db: Database, directory: Path) -> set[str]:
+    """Owners dead or alive. A process may be killed while it has a file and no row yet, or no more."""
+    with translated("look who works on the store"):
+        return {*(name for (name,) in db.rows("SELECT id FROM owners")), *os.listdir(directory)}
 
 
 def dead_owners(db: Database, directory: Path) -> list[str]:
     """The owners whose process has died."""
-    return [name for (name,) in db.rows("SELECT id FROM owners") if not _is_alive(directory / name)]
+    with translated("look who works on the store"):
+        return [name for name in all_owners(db, directory) if not _is_alive(directory / name)]
 
 
 def sweep(directory: Path) -> None:

@@ -10,7 +10,6 @@ from layerfs.errors import LayerfsError, LayerInUse, MountBusy
 from layerfs.ids import CacheID, ChainID
 from layerfs.store import references, rows
 from layerfs.store.core import Core
-from layerfs.store.owner import sweep
 from layerfs.store.records import LayerInfo
 from layerfs.store.recovery import recover
 from layerfs.store.removal import remove_layer
@@ -33,9 +32,6 @@ def prune(core: Core, only: Collection[ChainID] | None = None) -> Pruned:
     """Remove every layer that nothing references, and what earlier removals left. One that cannot be
     removed does not stop the rest: its error is in the answer. ``only``: none but these layers."""
     errors = recover(core, retry=only is None)
-    if only is None:
-        sweep(core.root / "owners")
-        sweep(core.root / "locks")
     removed = []
     below_what_stays: set[ChainID | None] = set()
     for layer in _claim(core, only):

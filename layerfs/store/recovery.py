@@ -6,19 +6,17 @@ from collections.abc import Sequence
 
 import attrs
 
-from layerfs.errors import LayerfsError, translated
+from layerfs.errors import LayerfsError
 from layerfs.ids import CacheID, MountID
 from layerfs.store.core import Core
-from layerfs.store.owner import dead_owners
-from layerfs.store.removal import remove_container, remove_layer
+from layerfs.store.owner import dead_owners, sweep
+from layerfs.store.removal import let_go_of_abandoned, remove_container, remove_layer
 
 
 @attrs.frozen
 class _Leftover:
     """A driver's layers to remove."""
 
-    unfinished: bool
-    """It was being made: a mount that filled it may still be there."""
     layer: CacheID | None = None
     mount: MountID | None = None
     init: MountID | None = None
@@ -30,9 +28,11 @@ def recover(core: Core, *, retry: bool = False) -> list[LayerfsError]:
     ``retry``: also what an earlier removal could not remove. Several processes may recover at once: each
     leftover goes to one of them. Errors are returned; what raised them stays to be tried again.
     """
+    let_go_of_abandoned(core)
     dead = dead_owners(core.db, core.root / "owners")
     if not dead and not retry:
         return []
+    sweep(core.root / "locks")
     errors = []
     for leftover in _adopt(core, dead, retry=retry):
         try:
@@ -49,26 +49,18 @@ def _adopt(core: Core, dead: Sequence[str], *, retry: bool) -> list[_Leftover]:
     mine = f"(owner IN ({marks}) {'OR owner IS NULL' if retry else ''})"
     condition = f"state != 'ready' AND {mine}"
     with core.db.transaction(sync=True):
-        containers = core.db.rows(f"SELECT state, mount_id, init_id FROM containers WHERE {condition}", *dead)
-        layers = core.db.rows(
-            f"SELECT state, cache_id FROM layers WHERE {condition} ORDER BY depth DESC", *dead
-        )
+        containers = core.db.rows(f"SELECT mount_id, init_id FROM containers WHERE {condition}", *dead)
+        layers = core.db.rows(f"SELECT cache_id FROM layers WHERE {condition} ORDER BY depth DESC", *dead)
         for table in ("containers", "layers"):
             core.db.execute(f"UPDATE {table} SET state = 'removing', owner = ? WHERE {condition}", me, *dead)
         core.db.execute(f"DELETE FROM owners WHERE id IN ({marks})", *dead)
     return [
-        *(_Leftover(state == "creating", mount=mount, init=init) for state, mount, init in containers),
-        *(_Leftover(state == "creating", layer=layer) for state, layer in layers),
+        *(_Leftover(mount=mount, init=init) for mount, init in containers),
+        *(_Leftover(layer=layer) for (layer,) in layers),
     ]
 
 
 def _remove(core: Core, leftover: _Leftover) -> None:
-    if leftover.unfinished:
-        # Whoever died while filling a layer may have it mounted, once.
-        for id in (leftover.layer, leftover.init):
-            if id is not None:
-                with translated(f"unmount {id}"):
-                    core.driver.put(id)
     if leftover.layer is not None:
         remove_layer(core, leftover.layer)
     if leftover.mount is not None:

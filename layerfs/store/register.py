@@ -54,6 +54,7 @@ def register(
 @contextlib.contextmanager
 def _alone(core: Core, chain: ChainID) -> Iterator[None]:
     """Of all that register one chainID at once, one works; the rest wait for it."""
+    _ = core.owner.id  # so that whoever finds us dead looks for the lock as well
     lock = FileLock(core.chain_lock(chain), unlink=True)
     with translated(f"wait for others that register {chain}"):
         lock.acquire()

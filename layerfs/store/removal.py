@@ -7,17 +7,27 @@ to be tried again by a prune; only what was ready and is merely mounted becomes 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from layerfs.errors import LayerfsError, LayerInUse, MountBusy, translated
-from layerfs.ids import CacheID, MountID
+from layerfs.ids import CacheID, GraphID, MountID
 from layerfs.store import references
 from layerfs.store.core import Core
 
 
 def remove_layer(core: Core, cache_id: CacheID, *, intact: bool = False) -> None:
     """Remove a layer whose row is not ready, and ours. ``intact``: it was ready until now."""
+    with _noting_failure(core, cache_id):
+        _remove_layer(core, cache_id, intact=intact)
+
+
+def _remove_layer(core: Core, cache_id: CacheID, *, intact: bool) -> None:
     try:
         _refuse_used(core, cache_id)
         with translated(f"remove layer {cache_id}"):
+            if not intact and _was_never_ready(core, cache_id):
+                _give_back(core, cache_id)
             core.driver.remove(cache_id)
             core.record_path(cache_id).unlink(missing_ok=True)
     except LayerfsError as error:
@@ -30,11 +40,18 @@ def remove_layer(core: Core, cache_id: CacheID, *, intact: bool = False) -> None
 
 def remove_container(core: Core, mount_id: MountID, init_id: MountID | None, *, intact: bool = False) -> None:
     """Remove a container whose row is not ready, and ours. ``intact``: it was ready until now."""
+    with _noting_failure(core, mount_id):
+        _remove_container(core, mount_id, init_id, intact=intact)
+
+
+def _remove_container(core: Core, mount_id: MountID, init_id: MountID | None, *, intact: bool) -> None:
     untouched = intact
     try:
         for id in (mount_id, init_id):
             if id is not None:
                 with translated(f"remove {id}"):
+                    if id == init_id:
+                        _give_back(core, id)
                     core.driver.remove(id)
                 untouched = False
     except LayerfsError as error:
@@ -45,17 +62,56 @@ def remove_container(core: Core, mount_id: MountID, init_id: MountID | None, *, 
         core.db.execute("DELETE FROM containers WHERE mount_id = ?", mount_id)
 
 
+@contextlib.contextmanager
+def _noting_failure(core: Core, id: GraphID) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        core.abandoned.add(id)
+        raise
+
+
+def let_go_of_abandoned(core: Core) -> None:
+    """Say now what could not be said when the work failed, because the database failed as well."""
+    if not core.abandoned:
+        return
+    owner = core.owner.id
+    ids = list(core.abandoned)
+    with core.db.transaction():
+        for id in ids:
+            for table, key in (("layers", "cache_id"), ("containers", "mount_id")):
+                core.db.execute(
+                    f"UPDATE {table} SET state = 'removing', owner = NULL"
+                    f" WHERE {key} = ? AND owner = ? AND state != 'ready'",
+                    id,
+                    owner,
+                )
+    core.abandoned.difference_update(ids)
+
+
 def discard_layer(core: Core, cache_id: CacheID) -> None:
     """Remove a layer of ours that is ``creating``; nothing else. The driver comes before the database: on a
     full disk a row can only be written once there is room again."""
-    if core.db.row("SELECT 1 FROM layers WHERE cache_id = ? AND state = 'creating'", cache_id):
-        remove_layer(core, cache_id)
+    with _noting_failure(core, cache_id):
+        if core.db.row("SELECT 1 FROM layers WHERE cache_id = ? AND state = 'creating'", cache_id):
+            _remove_layer(core, cache_id, intact=False)
 
 
 def discard_container(core: Core, mount_id: MountID, init_id: MountID | None) -> None:
     """Remove a container of ours that is ``creating``; nothing else."""
-    if core.db.row("SELECT 1 FROM containers WHERE mount_id = ? AND state = 'creating'", mount_id):
-        remove_container(core, mount_id, init_id)
+    with _noting_failure(core, mount_id):
+        if core.db.row("SELECT 1 FROM containers WHERE mount_id = ? AND state = 'creating'", mount_id):
+            _remove_container(core, mount_id, init_id, intact=False)
+
+
+def _was_never_ready(core: Core, cache_id: CacheID) -> bool:
+    return core.db.row("SELECT 1 FROM layers WHERE cache_id = ? AND chain_id IS NULL", cache_id) is not None
+
+
+def _give_back(core: Core, id: GraphID) -> None:
+    """Unmount what nobody was ever given: who filled it died meanwhile, or could not unmount it."""
+    while core.driver.mounted(id):
+        core.driver.put(id)
 
 
 def _refuse_used(core: Core, cache_id: CacheID) -> None:

@@ -41,10 +41,13 @@ def take(core: Core) -> CacheID | None:
 
 
 def _withdraw(core: Core, ids: Sequence[CacheID]) -> None:
-    """Rows that stay, because the load ended with an error that concerns the database too, go with us."""
-    with contextlib.suppress(LayerfsError), core.db.transaction():
-        for id in ids:
-            core.db.execute("DELETE FROM layers WHERE cache_id = ?", id)
+    """Rows that stay, because the load ended with an error that concerns the database too, go later."""
+    try:
+        with core.db.transaction():
+            for id in ids:
+                core.db.execute("DELETE FROM layers WHERE cache_id = ?", id)
+    except LayerfsError:
+        core.abandoned.update(ids)
 
 
 def _taken(core: Core, id: CacheID) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
@@ -20,7 +21,7 @@ from layerfs.store.core import Core
 from layerfs.store.guard import Guard
 from layerfs.store.initlayer import InitFunc, default_init
 from layerfs.store.metadata import Database
-from layerfs.store.owner import Owner
+from layerfs.store.owner import Owner, all_owners
 from layerfs.store.records import LayerInfo, RWLayerInfo
 from layerfs.store.rwlayer import RWLayer
 
@@ -78,7 +79,7 @@ class Store:
         except BaseException:
             db.close()
             raise
-        core = Core(root, driver, db, Owner(db, root / "owners"), read_only, guard, deque())
+        core = Core(root, driver, db, Owner(db, root / "owners"), read_only, guard, deque(), set())
         try:
             _belongs(core, entry_point)
             if not read_only:
@@ -369,11 +370,10 @@ class Store:
 
     def close(self) -> None:
         """Drop every handle and close the database. Mounts stay."""
-        with translated(f"close the store in {self.root}"):
-            self._core.owner.close()
-            self._core.db.close()
-            self._core.driver.cleanup()
-            self._core.guard.close()
+        core = self._core
+        with translated(f"close the store in {self.root}"), contextlib.ExitStack() as last_first:
+            for close in (core.guard.close, core.driver.cleanup, core.db.close, core.owner.close):
+                last_first.callback(close)
 
     def __enter__(self) -> Store:
         return self
@@ -429,7 +429,7 @@ def _refuse_foreign(core: Core) -> None:
 
 
 def _recover(core: Core) -> None:
-    if core.db.row("SELECT 1 FROM owners"):
+    if all_owners(core.db, core.root / "owners"):
         from layerfs.store.recovery import recover
 
         recover(core)

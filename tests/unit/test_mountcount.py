@@ -41,7 +41,7 @@ class Layer:
             (self.target / "here").touch()
 
     def get(self, *, read_only: bool = False) -> None:
-        self.counts.get(self.id, self.target, lambda: self.mount(read_only), read_only=read_only)
+        self.counts.get(self.id, self.target, lambda _: self.mount(read_only), read_only=read_only)
 
     def put(self) -> None:
         self.counts.put(self.id, self.target, lambda: release(self.target))
@@ -126,7 +126,7 @@ def test_writable_after_read_only_is_busy(layer: Layer) -> None:
 
 
 def test_a_mount_that_fails_counts_nothing(layer: Layer) -> None:
-    def fail() -> None:
+    def fail(*_: int) -> None:
         raise OSError(5, "no such luck")
 
     with pytest.raises(OSError, match="luck"):
@@ -187,7 +187,7 @@ def test_an_adopted_read_only_mount_is_not_taken_for_writable(layer: Layer) -> N
 
 @pytest.mark.parametrize("mounted", [False, True])
 def test_killed_while_mounting(layer: Layer, mounted: bool) -> None:
-    def killed() -> None:
+    def killed(_: int) -> None:
         if mounted:
             layer.mount(read_only=True)
         die()
@@ -221,6 +221,42 @@ def test_killed_while_unmounting(layer: Layer, unmounted: bool) -> None:
     assert layer.is_gone()
 
 
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_sweep_takes_away_what_was_half_mounted(layer: Layer, mounted: bool) -> None:
+    def killed(_: int) -> None:
+        if mounted:
+            layer.mount()
+        die()
+
+    in_child(lambda: layer.counts.get(layer.id, layer.target, killed, read_only=False))
+    layer.counts.sweep()
+    assert layer.is_gone() and not is_mount(layer.target)
+
+
+def test_a_sweep_leaves_alone_what_is_counted_and_what_is_in_hand(layer: Layer) -> None:
+    layer.get()
+    layer.counts.sweep()
+    assert layer.count == 1
+
+    def mount(_: int) -> None:
+        other.mount()
+        other.counts.sweep()
+
+    other = Layer(layer.counts, layer.target.with_name("other"), "another-layer")
+    other.counts.get(other.id, other.target, mount, read_only=False)
+    assert other.count == 1
+
+
+def test_a_sweep_leaves_counted_what_is_in_use_and_was_half_unmounted(layer: Layer) -> None:
+    layer.get()
+    in_child(lambda: layer.counts.put(layer.id, layer.target, die))
+    with (layer.target / "here").open():
+        layer.counts.sweep()
+        assert layer.count == 1
+    layer.put()
+    assert layer.is_gone()
+
+
 def test_removal_waits_for_users_and_keeps_new_ones_off(layer: Layer) -> None:
     layer.get()
     with (
@@ -250,7 +286,7 @@ def test_removal_waits_for_users_and_keeps_new_ones_off(layer: Layer) -> None:
 
 
 def test_removal_is_possible_after_a_user_was_killed_half_way(layer: Layer) -> None:
-    def killed() -> None:
+    def killed(_: int) -> None:
         layer.mount()
         die()
 
@@ -319,7 +355,7 @@ def test_a_child_that_outlives_the_call_holds_no_lock(layer: Layer) -> None:
     """A mount made by starting a server: the server shares this process's descriptors for a while."""
     children = []
 
-    def mount() -> None:
+    def mount(_: int) -> None:
         layer.mount()
         if (pid := os.fork()) == 0:
             signal.pause()
@@ -344,3 +380,11 @@ def test_ids_are_counted_apart(layer: Layer) -> None:
     assert (layer.count, other.count) == (0, 1) and not is_mount(layer.target)
     subprocess.run([need.tool("umount"), other.target], check=True)
     assert other.count == 0
+
+
+def test_what_somebody_is_just_removing_or_mounting_is_no_leak_and_not_waited_for(tmp_path: Path) -> None:
+    counts = MountCount(tmp_path / "counts")
+    with counts.unused("a", tmp_path / "targets/a"):
+        assert counts.leaks(tmp_path / "targets", remove=False) == []
+        assert counts.leaks(tmp_path / "targets", remove=True) == []
+    assert os.listdir(tmp_path / "counts") == []

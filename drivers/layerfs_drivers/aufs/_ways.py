@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from layerfs.driver import Mount
@@ -37,7 +38,7 @@ class ByAufs:
             options.append("ro")
         return Mount("aufs", "none", tuple(options))
 
-    def perform(self, mount: Mount, target: Path, log: Path) -> None:
+    def perform(self, mount: Mount, target: Path, log: Path, keep: Sequence[int] = ()) -> None:
         perform_all([mount], target)
 
 

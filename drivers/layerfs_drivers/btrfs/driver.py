@@ -80,6 +80,7 @@ class BtrfsDriver:
             if enable_quota:
                 _quota.enable(driver.home)
             sweep(driver.home)
+        driver._counts.sweep()
         return driver
 
     @property
@@ -177,9 +178,10 @@ class BtrfsDriver:
     def get(self, id: GraphID, /, *, read_only: bool = False, label: str = "") -> Path:
         (mount,), target = self.mounts(id, read_only=read_only), self._target(id)
 
-        def perform() -> None:
-            target.mkdir(mode=0o700, parents=True, exist_ok=True)
-            perform_all([mount], target)
+        def perform(_: int) -> None:
+            with self._opened(id):  # it may have been removed before its turn came
+                target.mkdir(mode=0o700, parents=True, exist_ok=True)
+                perform_all([mount], target)
 
         with translated(f"mount layer {id}"):
             if not self.read_only:

@@ -51,6 +51,7 @@ class DeviceMapperInfo:
             if not read_only and not Journal(home, True).path.exists():
                 refuse_without_what_it_needs()
             driver = DeviceMapperDriver(Pool.open(home, runroot, parsed, read_only=read_only))
+            driver.sweep()
         return driver.whole()
 
 

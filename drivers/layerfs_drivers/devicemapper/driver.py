@@ -110,8 +110,13 @@ class DeviceMapperDriver:
         if not read_only:
             self._refuse_when_read_only(f"mount layer {id} writable")
         read_only = read_only or device.filled
+
+        def mount(_: int) -> None:
+            # It may have been removed before its turn came.
+            self._mount(self.pool.require(id), target, read_only)
+
         with translated(f"mount layer {id}"):
-            self._counts.get(id, target, lambda: self._mount(device, target, read_only), read_only=read_only)
+            self._counts.get(id, target, mount, read_only=read_only)
         return target
 
     def put(self, id: GraphID, /) -> None:
@@ -244,6 +249,10 @@ class DeviceMapperDriver:
     def parent(self, id: GraphID, /) -> GraphID | None:
         parent = self.pool.require(parse_graph_id(id)).parent
         return None if parent is None else GraphID(parent)
+
+    def sweep(self) -> None:
+        """Unmount what killed processes left half mounted."""
+        self._counts.sweep()
 
     def leaks(self, *, remove: bool = False) -> Sequence[Leak]:
         with translated("look for what nobody uses"):

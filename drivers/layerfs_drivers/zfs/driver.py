@@ -222,7 +222,7 @@ class ZfsDriver:
         self._refuse_to_write(f"mount layer {id} writable", unless=read_only)
         target = self._shown.counted(parse_graph_id(id))
 
-        def mount() -> None:
+        def mount(_: int) -> None:
             protected = read_only or self._require(id).state == FILLED
             with self._shown.look(id) as root:
                 target.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -396,6 +396,7 @@ class ZfsDriver:
 
     def sweep(self) -> None:
         """Unmount what killed processes left mounted without a count."""
+        self._counts.sweep()
         self._shown.sweep()
 
     def try_out(self) -> None:
