@@ -112,6 +112,8 @@ def main(words: Sequence[str]) -> None:
     else:
         if os.geteuid() != 0:
             sys.exit("the benchmarks mount file systems: run them as root")
+        # As installed: modules are compiled once, not by every command.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         result = (
             measure_in(args.kernel, words) if args.kernel else runner.measure(plan(words), runner.progress())
         )

@@ -162,13 +162,15 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Json:
 
 
 def _cases(plan: Plan, found: Sequence[Subject]) -> list[Case]:
-    return [
-        Case(workload, parameter, subject)
+    """The first parameter of each workload comes first: where time runs out, something is told of all."""
+    cases = [
+        (number, Case(workload, parameter, subject))
         for workload in map(workloads.ALL.__getitem__, plan.workloads)
-        for parameter in (workload.full if plan.full else workload.short)
+        for number, parameter in enumerate(workload.full if plan.full else workload.short)
         for subject in found
         if workload.takes(subject)
     ]
+    return [case for _, case in sorted(cases, key=lambda numbered: numbered[0])]
 
 
 def _take_turns(cases: list[Case], deadline: float, say: Callable[[str], None]) -> list[Case]:

@@ -7,7 +7,7 @@ xfs with reflink) a layer costs little; elsewhere it costs as much as everything
 Home::
 
     <id>/                 the root of a layer
-    .removing-<random>/   a layer being removed; swept when the driver is opened
+    .removing/<random>/   a layer being removed; swept when the driver is opened
 
 Runroot::
 
@@ -45,7 +45,7 @@ from layerfs.mountcount import MountCount
 from layerfs.naivediff import NaiveDiff
 from layerfs.values import frozen
 
-_REMOVING = ".removing-"
+_REMOVING = ".removing"
 _NO_LIMITS = "vfs keeps a layer as plain files, upon which no file system sets a limit by itself"
 _LIMITS_HINT = "use overlay on xfs or ext4 with project quotas, or btrfs"
 
@@ -87,7 +87,7 @@ class _Vfs:
 
         with self._writing(f"remove layer {id}"):
             root, target = self._root(id), self._target(id)
-            doomed = self.home / f"{_REMOVING}{os.urandom(16).hex()}"
+            doomed = self.home / _REMOVING / os.urandom(16).hex()
             with self._counts.unused(id, target):
                 release(target)
                 with contextlib.suppress(FileNotFoundError):
@@ -215,12 +215,13 @@ def _sweep(home: Path) -> None:
 
     What cannot be removed now is no layer any more and does no harm: the next sweep tries again.
     """
-    for name in os.listdir(home):
-        if name.startswith(_REMOVING):
-            from layerfs.linux.removetree import remove_tree
+    removing = home / _REMOVING
+    removing.mkdir(mode=0o700, exist_ok=True)
+    for name in os.listdir(removing):
+        from layerfs.linux.removetree import remove_tree
 
-            with contextlib.suppress(OSError):
-                remove_tree(home / name)
+        with contextlib.suppress(OSError):
+            remove_tree(removing / name)
 
 
 def _probe_xattrs(home: Path) -> None:

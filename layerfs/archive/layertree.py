@@ -16,6 +16,10 @@ from layerfs.errors import PathEscape, show
 _MOST_LINKS = 40  # as the kernel follows: path_resolution(7)
 
 
+UNNUMBERED = -1
+"""For the number of an entry whose content nobody will want back."""
+
+
 @attrs.frozen
 class Found:
     """What a directory that was there before looked like before it was touched."""
@@ -58,14 +62,24 @@ class Directory:
     """The archive hides all lower content of this directory."""
     hidden: set[bytes] = attrs.field(factory=set)
     """Names whose lower content the archive hides."""
-    children: dict[bytes, Directory | Leaf] = attrs.field(factory=dict, repr=False)
+    children: dict[bytes, Directory | Leaf | int] = attrs.field(factory=dict, repr=False)
+    """A file is kept as the number of its entry (:data:`UNNUMBERED`: none) until :meth:`child` is asked for
+    it: half the memory, and a layer may have millions."""
     buried: bool = False
     """Nothing of the lower tree is seen here, not even the directory itself. Known at the end."""
+
+    def child(self, name: bytes) -> Directory | Leaf | None:
+        """What the archive has at ``name``."""
+        found = self.children.get(name)
+        if isinstance(found, int):
+            number = None if found == UNNUMBERED else found
+            found = self.children[name] = Leaf(name, self, number=number)
+        return found
 
     def makes(self, name: bytes) -> bool:
         """Whether the archive makes ``name`` in this directory."""
         child = self.children.get(name)
-        return isinstance(child, Leaf) or (child is not None and child.made)
+        return child is not None and (not isinstance(child, Directory) or child.made)
 
     def forget(self, child: Directory | Leaf) -> Directory:
         """Drop a child and all below it; the place that it leaves is the answer."""
@@ -102,7 +116,7 @@ def leaves(node: Directory | Leaf) -> Iterator[Leaf]:
         if isinstance(here, Leaf):
             yield here
         else:
-            pending.extend(here.children.values())
+            pending.extend(filter(None, map(here.child, list(here.children))))
 
 
 def directories(node: Directory | Leaf) -> Iterator[Directory]:
@@ -115,7 +129,7 @@ def directories(node: Directory | Leaf) -> Iterator[Directory]:
         here = pending.pop()
         if isinstance(here, Directory):
             yield here
-            pending.extend(here.children.values())
+            pending.extend(child for child in here.children.values() if isinstance(child, Directory))
 
 
 def followed(link: Leaf, pending: list[bytes], links: int, entry: bytes) -> Directory:

@@ -26,7 +26,7 @@ from layerfs.archive.attributes import refused, remove_xattrs, restore, restore_
 from layerfs.archive.content import write_content
 from layerfs.archive.dirfds import TRIES, DirectoryFds
 from layerfs.archive.entry import TYPE_BITS, Entry, EntryType
-from layerfs.archive.layertree import Directory, Leaf, climbed, followed, leaves, path_of
+from layerfs.archive.layertree import UNNUMBERED, Directory, Leaf, climbed, followed, leaves, path_of
 from layerfs.archive.names import PATH_MAX, link_target, normalise, split
 from layerfs.archive.reader import Entries, entries_of
 from layerfs.archive.settle import settle
@@ -150,12 +150,12 @@ class _Unpacking:
             self._last_name = directory
         parent, by_link = self._last_parent
         if entry.type is EntryType.FILE:
-            leaf = self._file(parent, name, entry)
+            self._file(parent, name, entry)
             if self.displaced is not None:
-                leaf.number = self.reader.number
+                parent.children[name] = self.reader.number
                 if by_link:
                     # Its name leads there only as long as the links on the way stay.
-                    self._displace(leaf)
+                    self._displace(parent.child(name))
         elif entry.type is EntryType.DIRECTORY:
             self._directory(parent, name, entry)
         elif entry.type is EntryType.HARDLINK:
@@ -188,7 +188,7 @@ class _Unpacking:
             if name == b"..":
                 here = climbed(here, entry.name)
                 continue
-            child = here.children.get(name)
+            child = here.child(name)
             if isinstance(child, Leaf):
                 if child.target is not None:
                     links += 1
@@ -211,7 +211,7 @@ class _Unpacking:
             return self._staged.get(path)
         directory, name = split(path)
         parent = self._walk(directory, entry, make=False)
-        found = parent.children.get(name) if parent is not None else None
+        found = parent.child(name) if parent is not None else None
         return found if isinstance(found, Leaf) else None
 
     # Making
@@ -235,11 +235,13 @@ class _Unpacking:
             self._staging = Directory(_private_name(), self.top)
             self.fds.make(self._staging)
             self.top.children[self._staging.name] = self._staging
-        self._staged[path] = self._file(self._staging, _private_name(), entry)
+        name = _private_name()
+        self._file(self._staging, name, entry)
+        self._staged[path] = Leaf(name, self._staging)
 
-    def _file(self, parent: Directory, name: bytes, entry: Entry) -> Leaf:
-        if name in parent.children:
-            self._replace(parent.children[name])
+    def _file(self, parent: Directory, name: bytes, entry: Entry) -> None:
+        if there := parent.child(name):
+            self._replace(there)
 
         def make(dir_fd: int) -> int:
             return os.open(name, _CREATE, entry.mode & 0o777, dir_fd=dir_fd)
@@ -253,11 +255,10 @@ class _Unpacking:
             restore(fd, entry, self.whiteouts)
         finally:
             os.close(fd)
-        leaf = parent.children[name] = Leaf(name, parent)
-        return leaf
+        parent.children[name] = UNNUMBERED
 
     def _directory(self, parent: Directory, name: bytes, entry: Entry) -> None:
-        child = parent.children.get(name)
+        child = parent.child(name)
         if isinstance(child, Leaf):
             child = self._replace(child)
         elif child is None:
@@ -282,8 +283,8 @@ class _Unpacking:
             else:
                 os.mknod(name, TYPE_BITS[entry.type] | 0o600, os.makedev(*device), dir_fd=dir_fd)
 
-        if name in parent.children:
-            self._replace(parent.children[name])
+        if there := parent.child(name):
+            self._replace(there)
         self._exclusively(parent, name, make)
         restore_at(self.fds.fd(parent), name, entry, self.whiteouts)
         target = entry.linkname if entry.type is EntryType.SYMLINK else None
@@ -299,7 +300,7 @@ class _Unpacking:
                 f"hard link to {show(wanted)}, which this layer does not hold", entry=entry.name
             )
         first = target.origin or target
-        there = parent.children.get(name)
+        there = parent.child(name)
         if isinstance(there, Leaf) and (there.origin or there) is first:
             return
         # What is replaced may hold the target, so the link is made beside it first.
@@ -348,8 +349,8 @@ class _Unpacking:
         self.fds.forget(node)
         remove_at(self.fds.fd(node.parent), node.name)
 
-    def _displace(self, leaf: Leaf) -> None:
-        if leaf.number is None or self.displaced is None:
+    def _displace(self, leaf: Directory | Leaf | None) -> None:
+        if not isinstance(leaf, Leaf) or leaf.number is None or self.displaced is None:
             return
         fd = os.open(leaf.name, _READ, dir_fd=self.fds.fd(leaf.parent))
         with os.fdopen(fd, "rb") as content:

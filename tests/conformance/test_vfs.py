@@ -43,10 +43,10 @@ class TestVfs(DriverConformance):
         self, driver: Driver, place: Place
     ) -> None:
         make_layer(driver, BASE, [file(b"d/a", b"x")])
-        (place.home / BASE).rename(place.home / ".removing-abc")
+        (place.home / BASE).rename(place.home / ".removing/abc")
         assert list(driver.ids()) == []
         self.open(place)
-        assert os.listdir(place.home) == []
+        assert os.listdir(place.home) == [".removing"] and os.listdir(place.home / ".removing") == []
 
     def test_a_mount_left_inside_a_layer_is_not_deleted_through(
         self, driver: Driver, place: Place, tmp_path: Path
