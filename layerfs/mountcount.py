@@ -182,8 +182,13 @@ class MountCount:
         return [leak for id in sorted(names) if (leak := self._leak(id, targets / id, remove)) is not None]
 
     def _leak(self, id: str, target: Path, remove: bool) -> Leak | None:
-        """Under the lock, where no get and no put is half-way."""
-        with self._locked(id) as (file, fd):
+        """Under the lock, where no get and no put is half-way. Who has it now may be removing a layer, so it
+        is not waited for: that is no leak."""
+        with contextlib.ExitStack() as held:
+            try:
+                file, fd = held.enter_context(self._locked(id, blocking=False))
+            except BlockingIOError:
+                return None
             record, mounted = _Record.read(fd), is_mount(target)
             count = record.count if record is not None else 0
             if bool(count) == mounted:

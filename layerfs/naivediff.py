@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -110,14 +109,10 @@ class NaiveDiff:
 
     @contextlib.contextmanager
     def files(self, id: GraphID, /) -> Iterator[FileOpener]:
-        from layerfs.archive.layerfile import open_layer_file
+        from layerfs.archive.layerfile import layer_files
 
-        with self._mounted(id) as root, translated(f"read layer {id}"):
-            fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                yield lambda name: open_layer_file(fd, name)
-            finally:
-                os.close(fd)
+        with self._mounted(id) as root, layer_files(root) as open_file:
+            yield open_file
 
     @contextlib.contextmanager
     def _mounted(self, id: GraphID, *, read_only: bool = True) -> Iterator[Path]:

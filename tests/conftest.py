@@ -11,7 +11,7 @@ from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
 from layerfs.linux.removetree import remove_tree
 
-pytest_plugins = ["tests.hosts.plugin", "tests.zfskit"]
+pytest_plugins = ["tests.fusekit", "tests.hosts.plugin", "tests.zfskit"]
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
+import pytest
 
 from layerfs.linux.fuseserver import server_of
 from layerfs.linux.mount import umount
@@ -110,3 +111,10 @@ class Ground:
         server = server_of(self.root)
         assert server is not None
         return server.pid
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Ground:
+    need.root()
+    need.fuse()
+    return Ground.make(tmp_path)

@@ -40,6 +40,11 @@ class Need:
         if in_user_namespace():
             self.missing("root", "root of a user namespace only")
 
+    def any_root(self) -> None:
+        """Root of the host or of a user namespace."""
+        if os.geteuid() != 0:
+            self.missing("root", f"running as uid {os.geteuid()}")
+
     def tool(self, name: str) -> str:
         """The path of a program."""
         found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
@@ -48,8 +53,12 @@ class Need:
         return found
 
     def overlay(self, where: Path) -> None:
-        """Kernel overlay mounts with an upper directory below ``where``."""
+        """Kernel overlay mounts with an upper directory below ``where``, by root of the host."""
         self.root()
+        self.overlay_by_any_root(where)
+
+    def overlay_by_any_root(self, where: Path) -> None:
+        self.any_root()
         if where.stat().st_dev in self._has_overlay:
             return
         with tempfile.TemporaryDirectory(dir=where) as scratch:
@@ -57,6 +66,8 @@ class Need:
             for name in ("lower", "upper", "work", "merged"):
                 (base / name).mkdir()
             options = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work"
+            if in_user_namespace():
+                options += ",userxattr"
             done = subprocess.run(
                 ["mount", "-t", "overlay", "overlay", "-o", options, str(base / "merged")],
                 capture_output=True,

@@ -104,6 +104,7 @@ class _Vfs:
         mounts, target = self.mounts(id, read_only=read_only), self._target(id)
 
         def mount(_: int) -> None:
+            self._existing(id)  # it may have been removed before its turn came
             target.mkdir(mode=0o700, parents=True, exist_ok=True)
             perform_all(mounts, target)
 

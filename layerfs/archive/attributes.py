@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.whiteout import WhiteoutFormat, escape_xattr
@@ -50,12 +51,19 @@ _HOST_ONLY = "only root of the host may do this, not root in a user namespace: l
 
 
 def restore(fd: int, entry: Entry, whiteouts: WhiteoutFormat) -> None:
-    """Give the open file or directory its owner, mode, xattrs and times. Further xattrs stay."""
-    try:
-        os.fchown(fd, entry.uid, entry.gid)
-    except OSError as error:
-        raise _owner_refused(entry, error) from error
-    os.fchmod(fd, entry.mode)
+    """Give the open file or directory its owner, mode, xattrs and times. Further xattrs stay.
+
+    To look is cheaper than to change: what was made with the right owner and mode already is left so.
+    """
+    status = os.fstat(fd)
+    given = status.st_uid != entry.uid or status.st_gid != entry.gid
+    if given:
+        try:
+            os.fchown(fd, entry.uid, entry.gid)
+        except OSError as error:
+            raise _owner_refused(entry, error) from error
+    if given or stat.S_IMODE(status.st_mode) != entry.mode:
+        os.fchmod(fd, entry.mode)
     if entry.xattrs:
         _set_xattrs(fd, entry, whiteouts)
     os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))

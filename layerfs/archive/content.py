@@ -17,7 +17,10 @@ def write_content(fd: int, entry: Entry, reader: Entries) -> None:
     if entry.sparse is not None:
         _write_sparse(fd, entry, reader)
         return
-    for chunk in reader.chunks():
+    left = entry.payload
+    while left:
+        chunk = reader.chunk()
+        left -= len(chunk)
         written = os.write(fd, chunk)
         while written < len(chunk):
             written += os.write(fd, memoryview(chunk)[written:])
@@ -26,7 +29,7 @@ def write_content(fd: int, entry: Entry, reader: Entries) -> None:
 def _write_sparse(fd: int, entry: Entry, reader: Entries) -> None:
     segments = iter(entry.sparse or ())
     offset = left = 0
-    for chunk in reader.chunks():
+    while chunk := reader.chunk():
         view = memoryview(chunk)
         while view:
             while not left:

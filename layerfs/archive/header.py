@@ -7,11 +7,11 @@ Sources: POSIX.1-2008 pax, "ustar Interchange Format" and "pax Interchange Forma
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-
-import attrs
+from typing import NamedTuple
 
 from layerfs.errors import MalformedArchive
 
@@ -25,8 +25,7 @@ _FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
 _USTAR = b"ustar\x0000"
 
 
-@attrs.frozen(slots=True)
-class RawHeader:
+class RawHeader(NamedTuple):
     """The fields of one header block, numbers decoded, no extension applied."""
 
     name: bytes
@@ -65,7 +64,7 @@ def parse_header(block: bytes) -> RawHeader:
     """The fields of a block whose checksum fits; ``MalformedArchive`` for a field that is no number."""
     fields = _FIELDS.unpack(block)
     name, mode, uid, gid, size, mtime, _, typeflag, linkname, magic, _, _, major, minor, prefix, end = fields
-    name = _text(name)
+    name = name.partition(b"\x00")[0]
     # GNU keeps times and sparse maps where the prefix would be; before ustar nothing was there.
     if magic[:6] == _USTAR[:6] and prefix[0]:
         if end[8:] == b"tar\x00":  # star's own kind of ustar: times after a shorter prefix
@@ -103,10 +102,11 @@ def _text(field: bytes) -> bytes:
     return field.partition(b"\x00")[0]
 
 
+@functools.lru_cache(1024)
 def parse_number(field: bytes) -> int:
     """A number of a header: octal between spaces and NULs, or base 256 when the first bit is set.
 
-    Raises ``ValueError``.
+    Raises ``ValueError``. Owners, modes and times repeat from entry to entry.
     """
     text = field.strip(b" \x00")
     if text.isdigit():

@@ -47,14 +47,15 @@ def join(directory: bytes, base: bytes) -> bytes:
 
 
 def _normalise(name: bytes, entry: bytes, about: str) -> bytes:
+    path = name
     parts = name.split(b"/")
     if b"" in parts or b"." in parts:
         parts = [part for part in parts if part not in _DOTS]
+        path = b"/".join(parts)
     if b".." in parts:
         raise PathEscape(about + "'..' would climb out of the layer", entry=entry)
     if b"\0" in name:
         raise MalformedArchive(about + "a NUL in a name", entry=entry)
-    path = b"/".join(parts)
     if len(path) > NAME_MAX:
         if len(path) >= PATH_MAX:
             raise EntryRefused(about + f"a path longer than {PATH_MAX - 1} bytes", entry=entry)

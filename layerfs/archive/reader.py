@@ -26,6 +26,8 @@ MAX_TRAILING = 64 * 1024 * 1024
 
 _NS = 1_000_000_000
 _MAX_TIME = ((1 << 63) - 1) * _NS
+_LEAVE = 0xFFFFFFFF
+"""The greatest 32-bit number: "leave it as it is" to chown(2)."""
 _DIGITS = 20
 """More than the greatest number in a sparse map has."""
 _FILE = EntryType.FILE
@@ -68,13 +70,17 @@ class _Extensions:
         return bool(self.records or self.name or self.linkname)
 
 
+_NO_EXTENSIONS = _Extensions()
+"""What most entries have; never added to."""
+
+
 class Entries(Protocol):
     """What there is to know of a tar while it is read from front to back: see :class:`TarReader`."""
 
     @property
     def number(self) -> int: ...
     def __iter__(self) -> Iterator[Entry]: ...
-    def chunks(self) -> Iterator[bytes]: ...
+    def chunk(self) -> bytes: ...
     def tail(self) -> Iterator[bytes]: ...
 
 
@@ -86,23 +92,28 @@ def entries_of(tar: BinaryIO) -> Entries:
 class TarReader:
     """Iterates over the entries of an uncompressed tar, reading no further than asked.
 
-    ``number`` is the ordinal of the current entry, 0 for the first, -1 before it. Extension headers are
-    no entries. A stream of no bytes is an archive of no entries; missing end blocks are tolerated.
+    ``number`` is the ordinal of the current entry, 0 for the first, -1 before it; ``left`` the bytes of its
+    payload not read yet. Extension headers are no entries. A stream of no bytes is an archive of no entries;
+    missing end blocks are tolerated.
 
     :class:`~layerfs.errors.TruncatedArchive` when the stream ends inside a header or payload,
     :class:`~layerfs.errors.MalformedArchive` for what cannot be true, and
     :class:`~layerfs.errors.ArchiveTooLarge` past ``MAX_EXTENSION`` or ``MAX_TRAILING``; all but those about
-    the archive as a whole name the entry. The stream is not closed.
+    the archive as a whole name the entry. The stream is not closed. ``skip`` moves the stream on by so many
+    bytes without reading them, or to its end; it returns how many there were.
     """
 
-    def __init__(self, stream: BinaryIO, *, where: str = "archive") -> None:
+    def __init__(
+        self, stream: BinaryIO, *, where: str = "archive", skip: Callable[[int], int] | None = None
+    ) -> None:
         self.number = -1
         self._stream = stream
+        self._skip = skip
         self._read: Callable[[int], bytes] = stream.read
         self._ahead = b""
         self._where = where
         self._entry = b""
-        self._left = 0
+        self.left = 0
         self._padding = 0
         self._head: list[bytes] = []
         self._head_size = 0
@@ -116,15 +127,17 @@ class TarReader:
     def __next__(self) -> Entry:
         if self._ended:
             raise StopIteration
-        for _ in self.chunks():
-            pass
+        while self.left:
+            self._pass_over()
         self._head = []
         self._head_size = 0
-        extensions = _Extensions()
+        extensions = _NO_EXTENSIONS
         block = self._next_header(extensions)
-        while block is not None and block[156:157] in _EXTENSIONS:
-            self._extend(extensions, block)
-            block = self._next_header(extensions)
+        if block is not None and block[156:157] in _EXTENSIONS:
+            extensions = _Extensions()
+            while block is not None and block[156:157] in _EXTENSIONS:
+                self._extend(extensions, block)
+                block = self._next_header(extensions)
         if block is None:
             self._ended = True
             raise StopIteration
@@ -139,17 +152,34 @@ class TarReader:
         self._entry = entry.name
         return entry
 
-    def chunks(self) -> Iterator[bytes]:
-        """The payload of the current entry in pieces of up to 256 KiB; what is left of it, once.
+    def chunk(self) -> bytes:
+        """The next piece, up to 256 KiB, of the payload of the current entry; empty after the last.
 
-        Of a sparse file it is the data segments, one after the other.
+        Of a sparse file the payload is the data segments, one after the other.
         """
-        while self._left:
-            chunk = self._read(min(self._left, CHUNK))
-            if not chunk:
-                raise TruncatedArchive(f"{self._where} ends {self._left} bytes too early", entry=self._entry)
-            self._left -= len(chunk)
-            yield chunk
+        left = self.left
+        if not left:
+            return b""
+        chunk = self._read(left if left < CHUNK else CHUNK)
+        if not chunk:
+            raise self._too_early()
+        self.left = left - len(chunk)
+        return chunk
+
+    def _pass_over(self) -> None:
+        if self._skip is None or self._ahead:
+            self.chunk()
+        elif self._skip(self.left) < self.left:
+            raise self._too_early()
+        else:
+            self.left = 0
+
+    def _too_early(self) -> TruncatedArchive:
+        return TruncatedArchive(f"{self._where} ends {self.left} bytes too early", entry=self._entry)
+
+    def chunks(self) -> Iterator[bytes]:
+        """What is left of the payload, in pieces."""
+        return iter(self.chunk, b"")
 
     def head(self) -> bytes:
         """The raw bytes between the previous payload and the current entry's: padding, extensions, header."""
@@ -278,16 +308,21 @@ class TarReader:
             size, sparse = self._old_sparse(block, stored)
         elif over.sparse is not None:
             size, stored, sparse = self._pax_sparse(over.sparse, stored)
-        self._left = stored
+        self.left = stored
         self._padding = -stored % BLOCK
+        uid = raw.uid if over.uid is None else over.uid
+        gid = raw.gid if over.gid is None else over.gid
+        mtime_ns = raw.mtime * _NS if over.mtime_ns is None else over.mtime_ns
+        if not -_MAX_TIME <= mtime_ns <= _MAX_TIME:
+            raise ValueError("a time that the kernel cannot hold")
         return Entry(
             name,
             kind,
             raw.mode,
-            _owner(raw.uid if over.uid is None else over.uid),
-            _owner(raw.gid if over.gid is None else over.gid),
+            uid if 0 <= uid < _LEAVE else _owner(uid),
+            gid if 0 <= gid < _LEAVE else _owner(gid),
             size,
-            _time(raw.mtime * _NS if over.mtime_ns is None else over.mtime_ns),
+            mtime_ns,
             linkname if kind in _LINKS else b"",
             raw.device,
             over.xattrs,
@@ -360,16 +395,7 @@ class TarReader:
 
 
 def _owner(number: int) -> int:
-    # The greatest 32-bit number means "leave it as it is" to chown(2).
-    if 0 <= number < 0xFFFFFFFF:
-        return number
     # Writers on systems with signed ids store nobody as -2.
     if -0x80000000 <= number < -1:
         return number + (1 << 32)
     raise ValueError(f"an owner of {number}")
-
-
-def _time(ns: int) -> int:
-    if not -_MAX_TIME <= ns <= _MAX_TIME:
-        raise ValueError("a time that the kernel cannot hold")
-    return ns

@@ -32,6 +32,7 @@ import contextlib
 import hashlib
 import io
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from typing import IO, BinaryIO
 
@@ -40,7 +41,7 @@ import attrs
 from layerfs.archive.compression import open_decompressed
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.limits import UNLIMITED, Count, Limits
-from layerfs.archive.names import normalise
+from layerfs.archive.names import PATH_MAX, normalise
 from layerfs.archive.reader import TarReader
 from layerfs.archive.streams import CHUNK, PulledBytes, coalesced, iter_stream, read_ahead
 from layerfs.errors import CompressionError, DigestMismatch, StoreDamaged, SystemFailure, show
@@ -164,7 +165,7 @@ class Recorder(io.BufferedReader):
     def _bytes(self) -> Iterator[bytes]:
         for _ in self.entries:
             yield self.entries.head()
-            yield from self.entries.chunks()
+            yield from iter(self.entries.chunk, b"")
         yield from self.entries.tail()
 
     def _with_displaced(self, old: _StepSpool) -> _StepSpool:
@@ -189,6 +190,7 @@ class _Recording:
     def __init__(self, reader: TarReader, steps: _StepSpool, count: Count) -> None:
         from isal.isal_zlib import crc32
 
+        self.number = -1
         self.steps = steps
         self.segments: dict[int, Segments] = {}
         """Of the sparse files so far, by the numbers of their entries."""
@@ -201,10 +203,6 @@ class _Recording:
         self._file: tuple[Entry, bytes] | None = None
         """The current entry and its name, if its payload will be found under that name."""
 
-    @property
-    def number(self) -> int:
-        return self._reader.number
-
     def __iter__(self) -> Iterator[Entry]:
         return self
 
@@ -212,6 +210,7 @@ class _Recording:
         self._end_entry()
         reader = self._reader
         entry = next(reader)
+        self.number = reader.number
         head = reader.head()
         self._count.add(entry, len(head))
         self.steps.literal(head)
@@ -228,15 +227,14 @@ class _Recording:
         """As :meth:`TarReader.head`, and so are the others."""
         return self._reader.head()
 
-    def chunks(self) -> Iterator[bytes]:
-        if self._file is None:
-            for chunk in self._reader.chunks():
+    def chunk(self) -> bytes:
+        chunk = self._reader.chunk()
+        if chunk:
+            if self._file is None:
                 self.steps.literal(chunk)
-                yield chunk
-        else:
-            for chunk in self._reader.chunks():
+            else:
                 self._crc = self._crc32(chunk, self._crc)
-                yield chunk
+        return chunk
 
     def tail(self) -> Iterator[bytes]:
         for chunk in self._reader.tail():
@@ -244,12 +242,12 @@ class _Recording:
             yield chunk
 
     def _end_entry(self) -> None:
-        for _ in self.chunks():
-            pass
+        while self._reader.left:
+            self.chunk()
         if self._file is not None:
             entry, name = self._file
             self._file = None
-            self.steps.file(_FileStep(self._reader.number, name, entry.size, self._crc, entry.sparse))
+            self.steps.file(_FileStep(self.number, name, entry.size, self._crc, entry.sparse))
 
     def _name_on_disk(self, entry: Entry) -> bytes | None:
         """The name under which the payload will be found as a file, or None."""
@@ -264,7 +262,7 @@ class _Recording:
             self._segment_count += len(entry.sparse)
             if self._segment_count > _MAX_SEGMENTS:
                 return None
-            self.segments[self._reader.number] = entry.sparse
+            self.segments[self.number] = entry.sparse
         return name
 
 
@@ -332,12 +330,10 @@ class _StepSpool:
             self._end_literal()
 
     def file(self, step: _FileStep) -> None:
-        self._end_literal()
-        self._add(step.packed())
+        self._end_literal(step.packed())
 
     def end(self) -> None:
-        self._end_literal()
-        self._add(_END)
+        self._end_literal(_END)
         self._compress_steps()
         self._spool.write(self._compress.flush())
 
@@ -349,15 +345,17 @@ class _StepSpool:
     def close(self) -> None:
         self._spool.close()
 
-    def _end_literal(self) -> None:
+    def _end_literal(self, following: bytes = b"") -> None:
+        """Make a step of the literal bytes there are, and add the packed step that follows."""
+        steps = self._steps
         if self._literal:
-            self._add(b"".join((_LITERAL.pack(b"L", self._literal_size), *self._literal)))
+            steps.append(_LITERAL.pack(b"L", self._literal_size))
+            steps += self._literal
+            self._steps_size += _LITERAL.size + self._literal_size
             self._literal.clear()
             self._literal_size = 0
-
-    def _add(self, step: bytes) -> None:
-        self._steps.append(step)
-        self._steps_size += len(step)
+        steps.append(following)
+        self._steps_size += len(following)
         if self._steps_size >= CHUNK:
             self._compress_steps()
 
@@ -450,7 +448,7 @@ def _file_content(step: _FileStep, open_file: FileOpener, damaged: Damaged) -> I
     left = step.payload
     try:
         with open_file(step.name) as file:
-            for chunk in _checked(_read_segments(file, step.segments), step):
+            for chunk in _checked(_read_segments(file, step.segments, step.size), step):
                 left -= len(chunk)
                 yield chunk
             if step.segments is not None and file.seek(0, io.SEEK_END) != step.size:
@@ -494,10 +492,14 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _read_segments(file: IO[bytes], segments: Segments | None) -> Iterator[bytes]:
-    """The data of a sparse file without its holes; all of a dense one."""
+def _read_segments(file: IO[bytes], segments: Segments | None, size: int = sys.maxsize) -> Iterator[bytes]:
+    """The data of a sparse file without its holes; all of a dense one, one byte more than ``size`` if there
+    is more of it."""
     if segments is None:
-        yield from _chunks(file)
+        # No larger piece is asked for than can come: room for it would have to be made.
+        while chunk := file.read(min(size + 1, CHUNK)):
+            size -= len(chunk)
+            yield chunk
         return
     for offset, left in segments:
         file.seek(offset)
@@ -518,7 +520,7 @@ def _steps(stream: BinaryIO) -> Iterator[_Step]:
             yield _field(stream, length)
         elif kind in (b"F", b"S"):
             _, number, size, crc, length = _FILE.unpack(kind + _field(stream, _FILE.size - 1))
-            name = _field(stream, length)
+            name = _field(stream, length, PATH_MAX)
             yield _FileStep(number, name, size, crc, _decoded_segments(stream) if kind == b"S" else None)
         elif kind == _END:
             if _read(stream, 1):
@@ -533,8 +535,8 @@ def _decoded_segments(stream: BinaryIO) -> Segments:
     return tuple(_SEGMENT.iter_unpack(_field(stream, count * _SEGMENT.size)))
 
 
-def _field(stream: BinaryIO, size: int) -> bytes:
-    if size > _MAX_FIELD:
+def _field(stream: BinaryIO, size: int, most: int = _MAX_FIELD) -> bytes:
+    if size > most:
         raise StoreDamaged("a layer's record holds what it cannot")
     data = _read(stream, size)
     if len(data) != size:

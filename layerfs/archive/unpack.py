@@ -240,7 +240,14 @@ class _Unpacking:
     def _file(self, parent: Directory, name: bytes, entry: Entry) -> Leaf:
         if name in parent.children:
             self._replace(parent.children[name])
-        fd = self._exclusively(parent, name, lambda dir_fd: os.open(name, _CREATE, 0o600, dir_fd=dir_fd))
+
+        def make(dir_fd: int) -> int:
+            return os.open(name, _CREATE, entry.mode & 0o777, dir_fd=dir_fd)
+
+        try:
+            fd = make(self.fds.fd(parent))
+        except FileExistsError:
+            fd = self._exclusively(parent, name, make)
         try:
             write_content(fd, entry, self.reader)
             restore(fd, entry, self.whiteouts)

@@ -26,6 +26,14 @@ def _mount_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--read-only", action="store_true", help="take no writes")
     parser.add_argument(
+        "-o",
+        dest="options",
+        metavar="OPTIONS",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        help="what the mount forbids to all who have it: nodev, nosuid, noexec, with commas between",
+    )
+    parser.add_argument(
         "--print",
         action="store_true",
         dest="print_only",
@@ -36,7 +44,7 @@ def _mount_arguments(parser: Parser) -> None:
 
 def _mount(session: Session, args: argparse.Namespace) -> int:
     with session.store() as store:
-        thing = _mountable(store, args.name, read_only=args.read_only)
+        thing = _mountable(store, args.name, read_only=args.read_only, options=args.options)
         if args.print_only:
             _print(thing.mounts(), args.target, as_json=args.json)
             return 0
@@ -85,20 +93,27 @@ class _Mountable:
     mounts: Callable[[], Sequence[Mount]]
 
 
-def _mountable(store: Store, name: str, *, read_only: bool = False) -> _Mountable:
+def _mountable(
+    store: Store, name: str, *, read_only: bool = False, options: Sequence[str] = ()
+) -> _Mountable:
     from layerfs.store.rwlayer import RWLayer
 
     found = names.find(store, name)
     if isinstance(found, RWLayer):
         return _Mountable(
             found.info.mount_id,
-            lambda: found.mount(read_only=read_only),
+            lambda: found.mount(read_only=read_only, options=options),
             found.umount,
-            lambda: found.mounts(read_only=read_only),
+            lambda: found.mounts(read_only=read_only, options=options),
         )
     layer = store.get(names.top_layer(found))
     id = layer.info.cache_id
-    return _Mountable(id, layer.mount, layer.umount, lambda: store.driver.mounts(id, read_only=True))
+    return _Mountable(
+        id,
+        lambda: layer.mount(options=options),
+        layer.umount,
+        lambda: layer.mounts(options=options),
+    )
 
 
 def _print(mounts: Sequence[Mount], target: Path | None, *, as_json: bool) -> None:

@@ -57,7 +57,7 @@ def _where_ino_is() -> int:
     as_id = memory.find(mark)
     as_number = memory.find(mark, as_id + 8)
     if as_id < 0 or as_number < 0:
-        raise RuntimeError(f"pyfuse3 {pyfuse3.__version__} keeps inode numbers in an unknown way")
+        raise RuntimeError("this version of pyfuse3 keeps inode numbers in an unknown way")
     return as_number
 
 
@@ -280,18 +280,21 @@ class Edge:
         union, id, reply = self._union, self._listed[dh], pyfuse3.readdir_reply
         for name, number, kind, following in union.readdir(dh, offset):
             entry = EntryAttributes()
-            if name in _DOTS or union.is_looked_up(id, name):
+            found = None
+            if name not in _DOTS and not union.is_looked_up(id, name):
+                try:
+                    found = union.lookup(id, name)
+                except FileNotFoundError:
+                    continue
+                except PermissionError:
+                    pass  # whoever looks it up is told
+            if found is None:
                 # Without an id the kernel takes the name alone: it knows the rest, or will ask.
                 entry.st_mode = kind
                 _number_at(_address(entry) + _NUMBER).value = number
                 if not reply(token, name, entry, following):
                     return
-                continue
-            try:
-                found = union.lookup(id, name)
-            except FileNotFoundError:
-                continue
-            if not reply(token, name, self._fill(entry, *found), following):
+            elif not reply(token, name, self._fill(entry, *found), following):
                 union.forget(found.id)
                 return
 

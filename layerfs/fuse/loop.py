@@ -5,7 +5,8 @@ request. Here no request ever waits for another, so its coroutines never yield, 
 can be answered at once. :mod:`pyfuse3.asyncio` changes pyfuse3's loop in the same way, by putting itself in
 trio's place.
 
-Importing trio would take longer than mounting does, so it is this that pyfuse3 gets when it asks for it.
+Importing trio would take longer than mounting does, so it is this that pyfuse3 gets when it asks for it; and
+so with what else it imports for nothing that is done here: half of the time until a mount is ready.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import importlib
 import select
 import sys
 import types
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,28 +66,49 @@ _POLLS: dict[int, select.poll] = {}
 
 def import_pyfuse3() -> Any:
     """pyfuse3, with this module in the place of its event loop. ImportError when it is not installed."""
-    task = types.SimpleNamespace(name="layerfs-fuse")
-    loop: Any = types.ModuleType("trio")
-    loop.Lock = _Lock
-    loop.open_nursery = _Nursery
-    loop.ClosedResourceError = ClosedResourceError
-    loop.lowlevel = types.SimpleNamespace(
-        current_task=lambda: task,
+    with _instead(_LOOP, _METADATA, _PICKLE):
+        pyfuse3 = importlib.import_module("pyfuse3")
+    vars(pyfuse3)["trio"] = _LOOP
+    return pyfuse3
+
+
+def _module(name: str, **contents: object) -> types.ModuleType:
+    module = types.ModuleType(name)
+    vars(module).update(contents)
+    return module
+
+
+_TASK = types.SimpleNamespace(name="layerfs-fuse")
+_LOOP = _module(
+    "trio",
+    Lock=_Lock,
+    open_nursery=_Nursery,
+    ClosedResourceError=ClosedResourceError,
+    lowlevel=types.SimpleNamespace(
+        current_task=lambda: _TASK,
         current_trio_token=lambda: None,
         notify_closing=lambda fd: None,
         wait_readable=_wait_readable,
-    )
-    before = sys.modules.get("trio")
-    sys.modules["trio"] = loop
+    ),
+)
+# Where it asks for its own version, and what it refuses to be pickled with.
+_METADATA = _module("importlib.metadata", PackageNotFoundError=LookupError, version=lambda name: "?")
+_PICKLE = _module("pickle", PicklingError=TypeError)
+
+
+@contextlib.contextmanager
+def _instead(*modules: types.ModuleType) -> Iterator[None]:
+    """In the block ``modules`` are what is imported by their names."""
+    before = {module.__name__: sys.modules.get(module.__name__) for module in modules}
+    sys.modules.update({module.__name__: module for module in modules})
     try:
-        pyfuse3 = importlib.import_module("pyfuse3")
+        yield
     finally:
-        if before is None:
-            del sys.modules["trio"]
-        else:
-            sys.modules["trio"] = before
-    vars(pyfuse3)["trio"] = loop
-    return pyfuse3
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
 
 
 def run(coroutine: Any) -> None:

@@ -63,6 +63,8 @@ def _parse(argv: Sequence[str]) -> _Call:
         description="Show directories as one: those of lowerdir below, upperdir on top for all writes.",
         epilog="Unmount it to end it: umount TARGET, or fusermount3 -u TARGET.",
         allow_abbrev=False,
+        # Asking for the terminal's width would import shutil, and all it compresses with.
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=100),
     )
     parser.add_argument(
         "-o",

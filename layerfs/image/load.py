@@ -79,7 +79,7 @@ def load(
         raise ReadOnly(f"the store in {store.root} is open read-only")
     wanted = parse_platform(platform) if platform else None
     given = tuple(normalise(name) for name in names)
-    with translated("load an image"), open_source(source, store.root / "tmp", progress) as archive:
+    with translated("load an image"), open_source(source, store.root / "tmp", progress, limits) as archive:
         found = _merged(_find_images(archive, wanted))
         if given:
             found = [_renamed(found, given)]

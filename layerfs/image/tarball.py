@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import attrs
 
@@ -45,6 +45,15 @@ class Section(io.RawIOBase):
         if self._left is not None:
             self._left -= count
         return count
+
+    def skip(self, count: int) -> int:
+        """Move on by so many bytes, or to the end; how many there were."""
+        there = max(0, os.fstat(self._fd).st_size - self._offset)
+        if self._left is not None:
+            there = min(there, self._left)
+            self._left -= min(count, there)
+        self._offset += min(count, there)
+        return min(count, there)
 
 
 @attrs.frozen
@@ -90,8 +99,8 @@ class TarSource:
         os.close(self._fd)
 
     def _index(self, start: int) -> None:
-        stream = io.BufferedReader(Section(self._fd, start, None), _BUFFER)
-        reader = TarReader(stream, where=self.label)
+        section = Section(self._fd, start, None)  # not buffered: what is between the headers is skipped
+        reader = TarReader(cast(BinaryIO, section), where=self.label, skip=section.skip)
         position = start
         for entry in reader:
             position += len(reader.head())

@@ -68,21 +68,28 @@ def parse(text: bytes) -> list[MountEntry]:
 
 def mounts() -> list[MountEntry]:
     """The mounts of the calling process's mount namespace."""
-    return parse(Path("/proc/self/mountinfo").read_bytes())
+    return [_parse_line(line) for line in _lines()]
+
+
+def _lines() -> list[bytes]:
+    return Path("/proc/self/mountinfo").read_bytes().splitlines()
 
 
 def mount_of(path: Path) -> MountEntry:
     """The mount that ``path``, which must exist, lies on."""
     with opened(path, os.O_PATH) as fd:
-        info = Path(f"/proc/self/fdinfo/{fd}").read_text()
-    mount_id = int(info.partition("mnt_id:")[2].split(maxsplit=1)[0])
-    return next(entry for entry in mounts() if entry.mount_id == mount_id)
+        info = Path(f"/proc/self/fdinfo/{fd}").read_bytes()
+    mount_id = info.partition(b"mnt_id:")[2].split(maxsplit=1)[0]
+    return next(_parse_line(line) for line in _lines() if line.startswith(mount_id + b" "))
 
 
 def mounts_below(path: Path) -> list[MountEntry]:
     """The mounts at or below ``path``. Unmounting them in reverse order gets rid of all."""
     top = _canonical(path)
-    return [entry for entry in mounts() if _is_below(entry.mount_point, top)]
+    # Most lines need not be taken apart. What stands after a special character may be escaped in them.
+    plain = _SPECIAL.split(top)[0]
+    entries = (_parse_line(line) for line in _lines() if plain in line)
+    return [entry for entry in entries if _is_below(entry.mount_point, top)]
 
 
 def is_mount(path: Path) -> bool:
@@ -173,6 +180,9 @@ def _parse_line(line: bytes) -> MountEntry:
         source=_unescape(source),
         super_options=_options(super_options),
     )
+
+
+_SPECIAL = re.compile(rb"[ \t\n\\]")
 
 
 def _unescape(field: bytes) -> bytes:

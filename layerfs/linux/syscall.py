@@ -40,9 +40,7 @@ def call(name: str, *args: Argument, path: PathLike = "") -> int:
     function = getattr(_libc, name if number is None else "syscall", None)
     if function is None:
         raise failure(errno.ENOSYS, path)
-    words = [_as_c(arg) for arg in args]
-    if number is not None:
-        words.insert(0, ctypes.c_long(number))
+    words = map(_as_c, args if number is None else (number, *args))
     result: int = function(*words)
     if result == -1:
         raise failure(ctypes.get_errno(), path)

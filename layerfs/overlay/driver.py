@@ -242,6 +242,7 @@ class OverlayDriver:
         return target
 
     def _perform(self, id: GraphID, stacked: Stack, label: str, target: Path, lock: int) -> None:
+        self.layout.require(id)  # it may have been removed before its turn came
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._try_ways(id, stacked, label, target, lock)
@@ -320,21 +321,21 @@ class OverlayDriver:
 
         with translated(f"compare layer {id} with its parent"):
             self._settle(id)
-            return iter(upper_changes(self.layout.diff(id), self._below(id), whiteouts=self.format))
+            return iter(upper_changes(self.layout.diff(id), self.layout.below(id), whiteouts=self.format))
 
     def diff(self, id: GraphID, parent: GraphID | None, /) -> BinaryIO:
         from layerfs.archive.upperdiff import upper_diff
 
         with translated(f"pack layer {id}"):
             self._settle(id)
-            return upper_diff(self.layout.diff(id), self._below(id), whiteouts=self.format)
+            return upper_diff(self.layout.diff(id), self.layout.below(id), whiteouts=self.format)
 
     def diff_size(self, id: GraphID, parent: GraphID | None, /) -> int:
         from layerfs.archive.upperdiff import upper_diff_size
 
         with translated(f"measure the changes of layer {id}"):
             self._settle(id)
-            return upper_diff_size(self.layout.diff(id), self._below(id), whiteouts=self.format)
+            return upper_diff_size(self.layout.diff(id), self.layout.below(id), whiteouts=self.format)
 
     def apply_diff(
         self,
@@ -353,7 +354,7 @@ class OverlayDriver:
                 self.layout.diff(id),
                 whiteouts=self.format,
                 displaced=displaced,
-                lower=self._below(id),
+                lower=self.layout.below(id),
             )
             self.layout.seal(id)
             return done.size
@@ -361,18 +362,11 @@ class OverlayDriver:
     @contextlib.contextmanager
     def files(self, id: GraphID, /) -> Iterator[FileOpener]:
         """Read from the layer's own directory: no mount is needed, and what lies below is not seen."""
-        from layerfs.archive.layerfile import open_layer_file
+        from layerfs.archive.layerfile import layer_files
 
         self.layout.require(id)
-        with translated(f"read layer {id}"):
-            fd = os.open(self.layout.diff(id), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield lambda name: open_layer_file(fd, name)
-        finally:
-            os.close(fd)
-
-    def _below(self, id: GraphID) -> list[Path]:
-        return [self.layout.diff(ancestor) for ancestor in self.layout.ancestors(id)]
+        with layer_files(self.layout.diff(id)) as open_file:
+            yield open_file
 
     # Facts
 
@@ -391,7 +385,7 @@ class OverlayDriver:
         ``process``: who serves the mount, or how that ended."""
         with translated(f"look at layer {id}"):
             facts = {
-                "lowerdir": ":".join(str(path) for path in self._below(id)),
+                "lowerdir": ":".join(str(path) for path in self.layout.below(id)),
                 "upperdir": str(self.layout.diff(id)),
                 "workdir": str(self.layout.work(id)) if self.layout.is_writable(id) else "",
                 "merged": str(self.layout.mount_point(id)),

@@ -5,7 +5,7 @@
     home/                     0700
     home/.empty/              the second lower directory of an overlay mount that has but one layer
     home/.without-kernel      why the kernel cannot mount it here, so that FUSE does; usually not there
-    home/.removing-XXXX/      a layer on its way out; it is no layer any more
+    home/.removing/XXXX/      a layer on its way out; it is no layer any more
     runroot/mnt/ID/           where it is mounted
     runroot/counts/           how often
     runroot/log/ID            what the process said that serves it, or served it last, over FUSE
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 else:
     Protocol = object
 
-_REMOVING = ".removing-"
+_REMOVING = ".removing"
 _REASON = ".without-kernel"
 
 
@@ -89,7 +89,7 @@ class _PerLayer:
         return (home / id,)
 
     def diff(self, home: Path, id: GraphID) -> Path:
-        return home / id / "diff"
+        return home.joinpath(id, "diff")
 
     def work(self, home: Path, id: GraphID) -> Path:
         return home / id / "work"
@@ -184,11 +184,12 @@ class Layout:
         if read_only:
             return
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.home / _REMOVING).mkdir(mode=0o700, exist_ok=True)
         self.shape.make(self.home)
 
     def leftovers(self) -> list[Path]:
         """What removals that did not finish left; no layers any more."""
-        return [self.home / name for name in os.listdir(self.home) if name.startswith(_REMOVING)]
+        return [self.home / _REMOVING / name for name in os.listdir(self.home / _REMOVING)]
 
     def exists(self, id: GraphID) -> bool:
         return self.shape.exists(self.home, parse_graph_id(id))
@@ -223,6 +224,11 @@ class Layout:
             )
         return [GraphID(ancestor) for ancestor in ids]
 
+    def below(self, id: GraphID) -> list[Path]:
+        """The directories of the layers below ``id``, nearest first. There may be hundreds."""
+        diff, home = self.shape.diff, self.home
+        return [diff(home, ancestor) for ancestor in self.ancestors(id)]
+
     def write_ancestors(self, id: GraphID, ancestors: list[GraphID], *, durable: bool) -> None:
         """Make the layer whole; ``durable``: see that a loss of power will not take it away again."""
         self.shape.write_below(self.home, parse_graph_id(id), ancestors, durable=durable)
@@ -239,7 +245,7 @@ class Layout:
     def detach(self, id: GraphID) -> Path | None:
         """Make the layer vanish at once. The answer is where its files are now, to be removed without
         hurry: what a dead process leaves there the next open removes. None: there is no such layer."""
-        gone = self.home / f"{_REMOVING}{os.urandom(16).hex()}"
+        gone = self.home / _REMOVING / os.urandom(16).hex()
         try:
             self.shape.detach(self.home, parse_graph_id(id), gone)
         except FileNotFoundError:

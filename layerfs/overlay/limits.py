@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 from pathlib import Path
@@ -67,8 +68,10 @@ class Limits:
         from layerfs.linux import quota
         from layerfs.linux.removetree import remove_tree
 
-        if self._has_own_project(layer):
-            quota.clear(layer)
+        # Who opens the store meanwhile helps to remove it, and may be faster.
+        with contextlib.suppress(FileNotFoundError):
+            if self._has_own_project(layer):
+                quota.clear(layer)
         remove_tree(layer)
 
     def _has_own_project(self, layer: Path) -> bool:

@@ -45,7 +45,7 @@ def stack(layout: Layout, id: GraphID, marks: Marks, *, read_only: bool) -> Stac
     A lone layer is mounted as well, so that what a layer shows (escaped xattrs, whiteouts), and that nobody
     writes to it, never depends on how many lie below.
     """
-    own, below = layout.diff(id), [layout.diff(ancestor) for ancestor in layout.ancestors(id)]
+    own, below = layout.diff(id), layout.below(id)
     if read_only:
         return Stack(tuple(until_opaque([own, *below], marks)), empty=layout.empty)
     lower = [] if marks.is_opaque(bytes(own)) else until_opaque(below, marks)

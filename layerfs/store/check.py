@@ -301,12 +301,15 @@ def _containers(core: Core) -> Iterator[Problem]:
 def _images(core: Core) -> Iterator[Problem]:
     """The config alone says which layers an image has."""
     found: dict[str, list[str]] = {}
-    for image, chain in core.db.rows(
-        "SELECT image, chain_id FROM image_layers LEFT JOIN layers ON cache_id = layer"
-        " ORDER BY image, position"
-    ):
+    with core.db.snapshot():
+        layers = core.db.rows(
+            "SELECT image, chain_id FROM image_layers LEFT JOIN layers ON cache_id = layer"
+            " ORDER BY image, position"
+        )
+        configs = core.db.rows("SELECT id, config FROM images")
+    for image, chain in layers:
         found.setdefault(image, []).append(chain)
-    for image, config in core.db.rows("SELECT id, config FROM images"):
+    for image, config in configs:
         hint = "remove the image and load it again"
         if digest_of(config) != image:
             yield Problem(DAMAGED_IMAGE, image, "its config has another digest", hint)

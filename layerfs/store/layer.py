@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from layerfs.driver import Usage
+from layerfs.driver import Mount, Usage
 from layerfs.errors import StoreDamaged, translated
 from layerfs.ids import ChainID, DiffID
 from layerfs.store import damaged, references, rows
@@ -75,22 +75,39 @@ class Layer:
             stream = held.enter_context(replay(record, open_file, self.diff_id))
             return io.BufferedReader(_Held(stream, held.pop_all()))
 
-    def mount(self) -> Path:
+    def mount(self, *, options: Collection[str] = ()) -> Path:
         """The root file system of the layer and all below it, read-only. Counted: each is given back by an
-        :meth:`umount`."""
+        :meth:`umount`. ``options`` as for :meth:`RWLayer.mount`."""
+        from layerfs.store.restrictions import checked, restricted
+
         damaged.refuse(self._core.db, self.chain_id)
+        checked(options)
         with translated(f"mount layer {self.chain_id}"):
-            return self._core.driver.get(self.info.cache_id, read_only=True)
+            if options:
+                return restricted(self._get, self.umount, options)
+            return self._get()
+
+    def _get(self) -> Path:
+        return self._core.driver.get(self.info.cache_id, read_only=True)
 
     def umount(self) -> None:
         """Give one :meth:`mount` back."""
         with translated(f"unmount layer {self.chain_id}"):
             self._core.driver.put(self.info.cache_id)
 
+    def mounts(self, *, options: Collection[str] = ()) -> Sequence[Mount]:
+        """The mounts that :meth:`mount` would make, in order; makes none."""
+        from layerfs.store.restrictions import checked, described
+
+        checked(options)
+        with translated(f"describe the mounts of layer {self.chain_id}"):
+            mounts = self._core.driver.mounts(self.info.cache_id, read_only=True)
+        return described(mounts, options) if options else mounts
+
     @contextlib.contextmanager
-    def mounted(self) -> Iterator[Path]:
+    def mounted(self, *, options: Collection[str] = ()) -> Iterator[Path]:
         """Mounted for the block."""
-        root = self.mount()
+        root = self.mount(options=options)
         try:
             yield root
         finally:

@@ -74,6 +74,7 @@ CREATE TABLE layers (
 -- A layer that is being removed and its successor may have the same chain_id.
 CREATE UNIQUE INDEX layers_ready ON layers (chain_id) WHERE state = 'ready';
 CREATE INDEX layers_parent ON layers (parent);
+CREATE INDEX layers_to_flush ON layers (cache_id) WHERE state = 'ready' AND NOT durable;
 
 -- Ready layers that are known not to be what they were. Nothing that stands upon one is mounted.
 CREATE TABLE damaged (

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import attrs
 
 from layerfs.errors import LayerfsError, LayerInUse, MountBusy
-from layerfs.ids import ChainID
+from layerfs.ids import CacheID, ChainID
 from layerfs.store import references, rows
 from layerfs.store.core import Core
 from layerfs.store.records import LayerInfo
@@ -56,21 +56,21 @@ def _named(layer: LayerInfo, error: LayerfsError) -> LayerfsError:
 
 
 def _claim(core: Core, only: Collection[ChainID] | None) -> list[LayerInfo]:
-    """Mark what nothing references as ours to remove, children before parents."""
-    me = core.owner.id
+    """Mark what nothing references as ours to remove, children before parents. Of a few layers only these
+    are looked at, however many the store has."""
+    me, db = core.owner.id, core.db
     # On the disk before anything is removed: a power cut must not make a layer ready again that is gone.
-    with core.db.transaction(sync=True):
-        candidates = set(references.unreferenced(core.db))
-        layers = []
-        kept = set()
-        for layer in reversed(rows.all_layers(core.db)):
-            wanted = layer.cache_id in candidates and (only is None or layer.chain_id in only)
-            if wanted and layer.chain_id not in kept:
-                layers.append(layer)
-            else:
-                kept.add(layer.parent)
-        for layer in layers:
-            core.db.execute(
-                "UPDATE layers SET state = 'removing', owner = ? WHERE cache_id = ?", me, layer.cache_id
-            )
-    return layers
+    with db.transaction(sync=True):
+        if only is None:
+            candidates = rows.layers_of(db, references.unreferenced(db))
+        else:
+            found = (rows.find_layer(db, chain) for chain in only)
+            candidates = sorted(filter(None, found), key=lambda layer: -layer.depth)
+        claimed: dict[CacheID, LayerInfo] = {}
+        for layer in candidates:
+            if references.is_free(db, layer.cache_id, claimed):
+                claimed[layer.cache_id] = layer
+                db.execute(
+                    "UPDATE layers SET state = 'removing', owner = ? WHERE cache_id = ?", me, layer.cache_id
+                )
+    return list(claimed.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from layerfs.ids import CacheID
 from layerfs.store.metadata import Database
 
@@ -29,6 +31,17 @@ def drop(db: Database, reference: int) -> None:
     """Hold it no more. The layer stays until a prune."""
     with db.transaction():
         db.execute("DELETE FROM refs WHERE id = ?", reference)
+
+
+def is_free(db: Database, cache_id: CacheID, but: Collection[CacheID]) -> bool:
+    """Whether nothing keeps a layer, or nothing but the layers ``but`` upon it."""
+    held = db.row(
+        "SELECT 1 FROM image_layers WHERE layer = ?1 UNION ALL SELECT 1 FROM refs WHERE layer = ?1"
+        " UNION ALL SELECT 1 FROM containers WHERE parent = ?1",
+        cache_id,
+    )
+    above = db.rows("SELECT cache_id FROM layers WHERE parent = ?", cache_id)
+    return held is None and all(child in but for (child,) in above)
 
 
 def unreferenced(db: Database) -> list[CacheID]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from layerfs.driver import CreateOptions
 from layerfs.errors import ContainerNotFound, InvalidID, LayerNotFound, NotFound
-from layerfs.ids import ChainID
+from layerfs.ids import CacheID, ChainID
 from layerfs.store.metadata import Database, Row
 from layerfs.store.records import LayerInfo, RWLayerInfo
 
@@ -37,6 +37,12 @@ def all_layers(db: Database) -> list[LayerInfo]:
     ]
 
 
+def layers_of(db: Database, cache_ids: Iterable[CacheID]) -> list[LayerInfo]:
+    """Those of the layers that are ready, children before their parents."""
+    found = (db.row(_LAYERS + "WHERE layers.state = 'ready' AND layers.cache_id = ?", id) for id in cache_ids)
+    return sorted(map(_layer, filter(None, found)), key=lambda layer: -layer.depth)
+
+
 def find_layer(db: Database, chain_id: ChainID) -> LayerInfo | None:
     row = db.row(_LAYERS + "WHERE layers.state = 'ready' AND layers.chain_id = ?", chain_id)
     return None if row is None else _layer(row)
@@ -60,8 +66,9 @@ def layer_by_prefix(db: Database, text: str) -> LayerInfo:
         []
         if prefix is None
         else db.rows(
-            _LAYERS + "WHERE layers.state = 'ready' AND substr(layers.chain_id, 1, ?) = ? LIMIT 2",
-            len(prefix),
+            # 'g' comes after every hex digit.
+            _LAYERS + "WHERE layers.state = 'ready' AND layers.chain_id BETWEEN ? AND ? || 'g' LIMIT 2",
+            prefix,
             prefix,
         )
     )
@@ -74,7 +81,10 @@ def layer_by_prefix(db: Database, text: str) -> LayerInfo:
 
 def container(db: Database, name: str) -> RWLayerInfo:
     """The container, :class:`ContainerNotFound` when there is none."""
-    row = db.row(_CONTAINERS + "WHERE containers.state = 'ready' AND name = ?", name)
+    # What the index is limited to must stand here, too, for it to be used.
+    row = db.row(
+        _CONTAINERS + "WHERE containers.state != 'removing' AND containers.state = 'ready' AND name = ?", name
+    )
     if row is None:
         names = (str(known) for (known,) in db.rows("SELECT name FROM containers WHERE state = 'ready'"))
         raise no_such(ContainerNotFound, "container", name, names)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from layerfs.driver import CreateOptions, Mount, Usage
@@ -46,14 +46,24 @@ class RWLayer:
     def name(self) -> str:
         return self.info.name
 
-    def mount(self, *, read_only: bool = False) -> Path:
+    def mount(self, *, read_only: bool = False, options: Collection[str] = ()) -> Path:
         """The container's root file system, mounted. Counted across processes: each is given back by an
-        :meth:`umount`. Raises :class:`MountBusy` for a writable mount of one that is mounted read-only."""
+        :meth:`umount`. Raises :class:`MountBusy` for a writable mount of one that is mounted read-only.
+
+        ``options``: what the mount is to forbid, of ``nodev``, ``nosuid``, ``noexec``. There is one mount, so
+        it is forbidden to all who have it, until the last gives it back."""
         self._refuse_damaged()
+        if options:
+            from layerfs.store.restrictions import checked, restricted
+
+            checked(options)
+            with self._doing("mount"):
+                return restricted(lambda: self._get(read_only), self.umount, options)
         with self._doing("mount"):
-            return self._core.driver.get(
-                self.info.mount_id, read_only=read_only, label=self.info.options.label
-            )
+            return self._get(read_only)
+
+    def _get(self, read_only: bool) -> Path:
+        return self._core.driver.get(self.info.mount_id, read_only=read_only, label=self.info.options.label)
 
     def umount(self) -> None:
         """Give one :meth:`mount` back; the last one unmounts."""
@@ -61,21 +71,27 @@ class RWLayer:
             self._core.driver.put(self.info.mount_id)
 
     @contextlib.contextmanager
-    def mounted(self, *, read_only: bool = False) -> Iterator[Path]:
+    def mounted(self, *, read_only: bool = False, options: Collection[str] = ()) -> Iterator[Path]:
         """Mounted for the block."""
-        root = self.mount(read_only=read_only)
+        root = self.mount(read_only=read_only, options=options)
         try:
             yield root
         finally:
             self.umount()
 
-    def mounts(self, *, read_only: bool = False) -> Sequence[Mount]:
+    def mounts(self, *, read_only: bool = False, options: Collection[str] = ()) -> Sequence[Mount]:
         """The mounts that :meth:`mount` would make, in order; makes none."""
         self._refuse_damaged()
         with self._doing("describe the mounts of"):
-            return self._core.driver.mounts(
+            mounts = self._core.driver.mounts(
                 self.info.mount_id, read_only=read_only, label=self.info.options.label
             )
+        if options:
+            from layerfs.store.restrictions import checked, described
+
+            checked(options)
+            return described(mounts, options)
+        return mounts
 
     def changes(self) -> Iterator[Change]:
         """What differs from the image, the init layer's files left out."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import attrs
 
+from layerfs.testing.privilege import xattr
+
 
 @attrs.frozen
 class Action:
@@ -76,6 +78,6 @@ ACTIONS: dict[str, Callable[[bytes, bytes], object]] = {
     "touch": _touch,
     "chmod": _chmod,
     "chown": lambda path, other: os.chown(path, 1000, 65534, follow_symlinks=False),
-    "setxattr": lambda path, other: os.setxattr(path, "trusted.note", b"set", follow_symlinks=False),
+    "setxattr": lambda path, other: os.setxattr(path, xattr(b"trusted.note"), b"set", follow_symlinks=False),
     "mkfifo": lambda path, other: os.mkfifo(path),
 }

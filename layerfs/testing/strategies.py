@@ -1,7 +1,8 @@
 """Hypothesis strategies for layers.
 
 Names come from a small alphabet, so that entries meet: the interesting layers are those that make a
-path twice, replace a directory by a file, or hide what another layer made. Now and then a name is odd.
+path twice, replace a directory by a file, or hide what another layer made. Now and then a name is odd. What
+a user namespace does not allow has a stand-in there (:mod:`layerfs.testing.privilege`).
 
 ::
 
@@ -21,6 +22,7 @@ from layerfs.errors import ArchiveError
 from layerfs.testing.actions import ACTIONS, Action
 from layerfs.testing.entries import ACL, CAP_NET_RAW, DAY, hard_link, opaque, symlink, whiteout
 from layerfs.testing.model import EMPTY, Item, Layer, apply, parent_of
+from layerfs.testing.privilege import fit
 
 PLAIN = (b"a", b"b", b"c")
 ODD = (
@@ -175,7 +177,7 @@ def any_layers(draw: st.DrawFn, most: int = 12, known: Sequence[bytes] = ()) -> 
             files.append(path)
         spelled = draw(_SPELLINGS) + entry.name
         items.append((attrs.evolve(entry, name=spelled or b"./"), content))
-    return items
+    return fit(items)
 
 
 @st.composite

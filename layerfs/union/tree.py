@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -145,14 +146,22 @@ class Tree:
                     return self._file(directory, name, branch, status), status
                 layers.append(branch)
                 top = top or status
-                if hides or (branch != lowest and dialect.is_opaque(dir_fd, name)):
+                if hides or branch == lowest or dialect.is_opaque(dir_fd, name):
                     break
+                self._check_has_kept_its_name(dir_fd, name)
             elif hides:
                 break
         if top is None:
             return None
         number = self._number_of_directory(layers, top, directory, name)
         return Directory(self.nodes.new_id(), directory, name, tuple(layers), number), top
+
+    def _check_has_kept_its_name(self, dir_fd: int, name: bytes) -> None:
+        """EPERM, as from a kernel mount with ``redirect_dir=nofollow``, for a directory that was renamed with
+        ``redirect_dir=on``: in the branches below, what belongs to it has another name."""
+        own = self.dialect.own(b"redirect")
+        if own is not None and read_one(path_at(dir_fd, name), own) is not None:
+            raise failure(errno.EPERM, name)
 
     def _file(self, directory: Directory, name: bytes, branch: int, status: os.stat_result) -> File:
         number = self.numbers.of(status.st_dev, status.st_ino)
@@ -260,9 +269,10 @@ class Tree:
         if branch < self._first_lower and (
             self.is_impure(directory) or (slot.kind == stat.S_IFDIR and len(directory.layers) > 1)
         ):
-            found = self.find(directory, name)
-            if found is not None:
-                return found.number
+            with contextlib.suppress(PermissionError):  # whoever looks it up is told
+                found = self.find(directory, name)
+                if found is not None:
+                    return found.number
         return self.numbers.of(self.branches.all[branch].device, slot.ino)
 
     # The real files

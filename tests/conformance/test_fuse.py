@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from layerfs.driver import Driver
 from layerfs.linux.diskusage import disk_usage
+from layerfs.linux.userns import in_user_namespace
 from layerfs.testing.conformance import DriverConformance, Place
+from layerfs.testing.conformance.base import Base
+from layerfs.testing.conformance.endings import Endings
+from layerfs.testing.conformance.life import Life
+from layerfs.testing.conformance.mounting import Mounting
+from layerfs.testing.conformance.space import Space
+from layerfs.testing.conformance.together import Together
 from layerfs_drivers.fuse import DRIVER
+from tests.fusestart import loaded_once
+from tests.hosts.plugin import INSIDE
 from tests.require import need
 
-# Where the kernel has no overlay the overlay driver does the same: test_overlay_fallback.py.
-pytestmark = pytest.mark.host(*(("here", "no-overlay") if os.environ.get("LAYERFS_LONG") else ("here",)))
+LONG = bool(os.environ.get("LAYERFS_LONG"))
 
 
-class TestFuse(DriverConformance):
-    @pytest.fixture(autouse=True)
-    def fuse(self) -> None:
-        need.fuse()
+@pytest.fixture(autouse=True, scope="module")
+def fuse() -> Iterator[None]:
+    """On the ordinary kernel, by root, each mount starts the program anew."""
+    need.fuse()
+    with loaded_once() if INSIDE or in_user_namespace() else contextlib.nullcontext():
+        yield
 
+
+class Fuse(Base):
     def open_driver(self, home: Path, runroot: Path, *, read_only: bool = False) -> Driver:
         return DRIVER.open(home, runroot, {}, read_only=read_only)
 
     def free_space(self, place: Place) -> int | None:
         return -disk_usage(place.home)[0] if place.home.exists() else 0
+
+
+@pytest.mark.host(*(("here", "no-overlay") if LONG else ("here",)))
+class TestFuse(Fuse, DriverConformance):
+    """All of it."""
+
+
+@pytest.mark.host("no-overlay")
+class TestFuseWithoutOverlay(Fuse, Life, Mounting, Endings, Space, Together):
+    """What depends on the kernel, and does not mount hundreds of times."""

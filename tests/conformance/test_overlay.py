@@ -23,7 +23,7 @@ pytestmark = pytest.mark.host("here", "overlay-6.1")
 class TestOverlay(DriverConformance):
     @pytest.fixture(autouse=True)
     def overlay(self, tmp_path: Path) -> None:
-        need.overlay(tmp_path)
+        need.overlay_by_any_root(tmp_path)
 
     def open_driver(self, home: Path, runroot: Path, *, read_only: bool = False) -> Driver:
         return DRIVER.open(home, runroot, {}, read_only=read_only)

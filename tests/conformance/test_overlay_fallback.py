@@ -16,29 +16,37 @@ from layerfs.ids import GraphID
 from layerfs.linux.diskusage import disk_usage
 from layerfs.linux.mount import perform, umount
 from layerfs.linux.mountinfo import mount_of, mounts_below
+from layerfs.linux.userns import in_user_namespace
 from layerfs.overlay.driver import OverlayDriver
 from layerfs.overlay.ways import ByKernel
 from layerfs.testing.conformance import DriverConformance, Place
 from layerfs.testing.conformance.base import BASE, TOP, make_layer, mounted
 from layerfs.testing.entries import file
 from layerfs_drivers.overlay import DRIVER
+from tests.fusestart import loaded_once
 from tests.require import need
 
-# Each mount takes a second in that kernel: without LAYERFS_LONG only what is marked so runs there.
+# That kernel is slow: without LAYERFS_LONG only what is marked so runs there, and most of test_fuse.py.
 pytestmark = pytest.mark.host(*(("here", "no-overlay") if os.environ.get("LAYERFS_LONG") else ("here",)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fuse() -> Iterator[None]:
+    with loaded_once():
+        yield
 
 
 @pytest.fixture
 def unfit(tmp_path: Path) -> Iterator[Path]:
     """A directory that the kernel's overlay cannot be used in."""
-    need.root()
-    need.fuse()
+    need.any_root()
     place = tmp_path / "merged"
     directories = {name: tmp_path / name for name in ("lowerdir", "upperdir", "workdir")}
     for directory in (place, *directories.values()):
         directory.mkdir()
     if Path("/sys/module/overlay").exists():
-        perform("overlay", "overlay", [f"{key}={path}" for key, path in directories.items()], place)
+        options = [f"{key}={path}" for key, path in directories.items()]
+        perform("overlay", "overlay", [*options, *(["userxattr"] if in_user_namespace() else [])], place)
     yield place
     for entry in reversed(mounts_below(place)):
         umount(Path(os.fsdecode(entry.mount_point)), lazy=True)
@@ -77,7 +85,6 @@ def make(driver: Driver) -> GraphID:
 def test_it_goes_back_to_the_kernel_when_that_can(tmp_path: Path) -> None:
     """A store made either way opens the other way."""
     need.overlay(tmp_path)
-    need.fuse()
     home, runroot = tmp_path / "home", tmp_path / "run"
     driver = DRIVER.open(home, runroot, {})
     make(driver)
@@ -107,7 +114,6 @@ def test_a_kernel_that_loses_overlay_is_noticed_at_the_next_mount(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need.overlay(tmp_path)
-    need.fuse()
     driver = DRIVER.open(tmp_path / "home", tmp_path / "run", {})
     make(driver)
     driver.create_read_write(TOP, BASE)

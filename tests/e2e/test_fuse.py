@@ -14,7 +14,7 @@ import pytest
 
 from layerfs import load, open_store
 from layerfs.linux.mount import umount
-from layerfs.linux.mountinfo import is_mount, mounts_below
+from layerfs.linux.mountinfo import mounts_below
 from tests.fusekit import Ground
 from tests.require import need
 
@@ -64,16 +64,6 @@ def test_podman_runs_a_container_on_it(podman: Callable[..., str], tmp_path: Pat
     root = Path(podman("image", "mount", "test:2").strip())
     assert (root / "d" / "f").read_text() == "written\n"
     podman("image", "umount", "test:2")
-
-
-@pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    need.root()
-    need.fuse()
-    ground = Ground.make(tmp_path)
-    yield ground
-    while is_mount(ground.root):
-        umount(ground.root, lazy=True)
 
 
 def test_a_program_is_cloned_built_and_unpacked_in_it(ground: Ground, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import resource
 import tarfile
 import time
@@ -32,7 +33,7 @@ from layerfs.errors import (
 from layerfs.image.load import load
 from layerfs.store.store import Store
 from layerfs.testing.entries import device, directory, file, sparse_tar_stream, symlink, tar_bytes, tar_stream
-from tests.properties.profile import examples
+from tests.properties.profile import LONG, examples
 from tests.storekit import held, open_store
 
 OCI = "application/vnd.oci.image"
@@ -163,6 +164,55 @@ def test_a_bomb_is_refused_before_it_fills_the_disk(store: Store) -> None:
     with pytest.raises(ArchiveTooLarge, match=r"^g"):
         both = tar_stream([file(b"f", bytes(600_000)), file(b"g", bytes(600_000))])
         store.register(both, limits=Limits(bytes=1 << 20, entries=None))
+
+
+def test_a_compressed_archive_that_is_a_bomb_is_refused_before_it_fills_the_disk(store: Store) -> None:
+    bomb = io.BytesIO(gzip.compress(tar_bytes([file(b"zeros", bytes(5 << 20)), file(b"index.json", b"{}")])))
+    with pytest.raises(ArchiveTooLarge, match="zeros"):
+        load(store, bomb, limits=Limits(bytes=1 << 20, entries=None))
+
+
+def test_a_million_entries_take_bounded_memory(tmp_path: Path) -> None:
+    """And no time that follows their square. Some of them in a short run."""
+    count = 1_000_000 if LONG else 30_000
+    header = raw_header(b"d/%08d")  # a name of ten bytes, to be filled in
+
+    class Many(io.RawIOBase):
+        at = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            if self.at == count:
+                return 0
+            data = numbered(header, self.at)
+            buffer[: len(data)] = data
+            self.at += 1
+            return len(data)
+
+    child = os.fork()
+    if child == 0:
+        limit_memory(200 + count // 1000)
+        with open_store(tmp_path, "dir") as store:
+            layer = store.register(io.BufferedReader(Many(), 512))  # type: ignore[arg-type]
+            os._exit(0 if layer.tar_size == 512 * count else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def numbered(header: bytes, number: int) -> bytes:
+    block = bytearray(header)
+    block[:10] = b"d/%08d" % number
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def limit_memory(megabytes: int) -> None:
+    """Beyond what this process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + (megabytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
 
 def test_what_a_layer_may_hold_is_bounded_unless_told_otherwise(store: Store) -> None:

@@ -14,6 +14,7 @@ from layerfs.testing.memory import MemoryDriver
 from layerfs_drivers import aufs, btrfs, fuse, overlay, vfs, zfs
 from tests import zfskit
 from tests.filesystems import file_system
+from tests.fusestart import loaded_once
 from tests.require import need
 
 Fresh = Callable[[], AbstractContextManager[Driver]]
@@ -22,28 +23,28 @@ Fresh = Callable[[], AbstractContextManager[Driver]]
 
 @contextlib.contextmanager
 def _vfs() -> Iterator[Fresh]:
-    need.root()
+    need.any_root()
     yield lambda: _upon_directory(vfs.DRIVER)
 
 
 @contextlib.contextmanager
 def _overlay() -> Iterator[Fresh]:
-    need.overlay(Path(tempfile.gettempdir()))
+    need.overlay_by_any_root(Path(tempfile.gettempdir()))
     yield lambda: _upon_directory(overlay.DRIVER)
 
 
 @contextlib.contextmanager
 def _fuse() -> Iterator[Fresh]:
-    need.root()
-    need.fuse()
-    yield lambda: _upon_directory(fuse.DRIVER)
+    need.any_root()
+    with loaded_once():
+        yield lambda: _upon_directory(fuse.DRIVER)
 
 
 @contextlib.contextmanager
 def _aufs() -> Iterator[Fresh]:
-    need.root()
-    need.fuse()
-    yield lambda: _upon_directory(aufs.DRIVER)
+    need.any_root()
+    with loaded_once():
+        yield lambda: _upon_directory(aufs.DRIVER)
 
 
 @contextlib.contextmanager

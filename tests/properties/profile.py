@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from layerfs.linux.userns import in_user_namespace
 from tests.properties.grounds import SLOW, Fresh
 
 LONG = os.environ.get("LAYERFS_LONG") == "1"
@@ -32,13 +33,14 @@ def held(
     few: int, **drawn: st.SearchStrategy[object]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a property of the fixture ``fresh`` and what is ``drawn`` a test of ``few`` examples, of a twelfth
-    upon what is slow."""
+    upon what is slow, a quarter in a user namespace."""
 
     def test_of(body: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(body)
         def test(fresh: Fresh, request: pytest.FixtureRequest) -> None:
             slow = request.node.callspec.params["fresh"] in SLOW
-            examples(few // 12 if slow else few)(given(**drawn)(body))(fresh=fresh)
+            part = 12 if slow else 4 if in_user_namespace() else 1
+            examples(few // part)(given(**drawn)(body))(fresh=fresh)
 
         del test.__wrapped__  # pytest would ask for the arguments of ``body``
         test.body = body  # type: ignore[attr-defined]

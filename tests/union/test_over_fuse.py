@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from layerfs.linux.mount import perform, umount
-from layerfs.linux.mountinfo import is_mount
 from tests.fusekit import Ground
 from tests.properties.profile import LONG
 from tests.require import need
@@ -21,16 +19,6 @@ from tests.union.test_differential import OPTIONS
 
 STEPS = 20_000 if LONG else 2_000
 SEEDS = 50 if LONG else 3
-
-
-@pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    need.root()
-    need.fuse()
-    ground = Ground.make(tmp_path)
-    yield ground
-    while is_mount(ground.root):
-        umount(ground.root, lazy=True)
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

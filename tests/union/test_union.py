@@ -457,6 +457,27 @@ def test_a_copy_without_data_is_refused_as_by_the_kernel(base: Path, make: Calla
         union.open(id, os.O_RDONLY)
 
 
+def test_a_directory_that_was_renamed_alone_is_refused_as_by_the_kernel(
+    base: Path, make: Callable[[], Union]
+) -> None:
+    need.overlay(base)
+    (base / "lower/d").mkdir()
+    (base / "lower/d/f").touch()
+    (base / "merged").mkdir()
+    dirs = [f"lowerdir={base}/lower", f"upperdir={base}/upper", f"workdir={base}/work"]
+    perform("overlay", "overlay", [*dirs, "redirect_dir=on"], base / "merged")
+    (base / "merged/d").rename(base / "merged/moved")
+    umount(base / "merged")
+    perform("overlay", "overlay", [*dirs, "metacopy=off", "redirect_dir=nofollow"], base / "merged")
+    with fails(errno.EPERM):
+        (base / "merged/moved").stat()
+    umount(base / "merged")
+    union = make()
+    assert names(union, ROOT) == [b".", b"..", b"moved"]
+    with fails(errno.EPERM):
+        union.lookup(ROOT, b"moved")
+
+
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

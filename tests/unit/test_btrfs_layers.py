@@ -99,6 +99,13 @@ def test_metadata_tells_the_subvolume_and_the_parent(driver: NaiveDiff) -> None:
     assert "parent" not in driver.metadata(BASE)
 
 
+def test_what_a_layer_stands_upon_is_found_without_a_look_at_the_others(
+    driver: NaiveDiff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(driver.proto), "ids", lambda _: pytest.fail("all layers are listed"))
+    assert (driver.parent(TOP), driver.parent(BASE)) == (BASE, None)
+
+
 def test_what_a_layer_stands_upon_is_told(driver: NaiveDiff) -> None:
     assert (driver.parent(TOP), driver.parent(BASE)) == (BASE, None)
     driver.remove(BASE)

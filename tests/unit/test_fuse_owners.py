@@ -6,31 +6,22 @@ import errno
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from layerfs.linux.mount import umount
-from layerfs.linux.mountinfo import is_mount
 from tests.fusekit import Ground
-from tests.require import need
 
 NAMES = {"1": "security.fuseoverlayfs.override_stat", "2": "user.fuseoverlayfs.override_stat"}
 
 
 @pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    need.root()
-    need.fuse()
-    ground = Ground.make(tmp_path)
+def ground(ground: Ground) -> Ground:
     (ground.low / "file").write_bytes(b"1")
     (ground.low / "dir").mkdir()
     (ground.low / "dir" / "inside").write_bytes(b"2")
     (ground.low / "link").symlink_to("file")
-    yield ground
-    while is_mount(ground.root):
-        umount(ground.root, lazy=True)
+    return ground
 
 
 def work(root: Path) -> None:

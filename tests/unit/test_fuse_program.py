@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,10 @@ from tests.require import need
 
 
 @pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    need.root()
-    need.fuse()
-    ground = Ground.make(tmp_path)
+def ground(ground: Ground) -> Ground:
     (ground.low / "file").write_bytes(b"1")
     (ground.lowers[1] / "below").write_bytes(b"2")
-    yield ground
-    while is_mount(ground.root):
-        umount(ground.root, lazy=True)
+    return ground
 
 
 def wait_until_gone(pid: int) -> None:
@@ -231,3 +225,15 @@ def test_the_type_leads_to_it(ground: Ground, tmp_path: Path, tool: str) -> None
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1fuse.layerfs layers["), done.stdout
+
+
+def test_a_directory_that_cannot_be_shown_does_not_hide_its_neighbours(ground: Ground) -> None:
+    """One that was renamed with ``redirect_dir=on``."""
+    (ground.low / "moved").mkdir()
+    os.setxattr(ground.low / "moved", "trusted.overlay.redirect", b"before")
+    root = ground.mount()
+    assert sorted(os.listdir(root)) == ["below", "file", "moved"]
+    with pytest.raises(PermissionError):
+        (root / "moved").stat()
+    assert (root / "file").read_bytes() == b"1"
+    ground.umount()

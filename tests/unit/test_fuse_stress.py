@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 from layerfs.linux.mount import perform, umount
-from layerfs.linux.mountinfo import is_mount
 from layerfs.linux.opened import opened
 from layerfs.linux.removetree import remove_tree
 from layerfs.linux.rename import RENAME_EXCHANGE, RENAME_NOREPLACE, rename_at
@@ -28,16 +27,6 @@ from tests.fusekit import Ground
 from tests.require import need
 
 LOREM = b"some text that fills a line or two of a file, and more than one page when it is repeated\n" * 200
-
-
-@pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    need.root()
-    need.fuse()
-    ground = Ground.make(tmp_path)
-    yield ground
-    while is_mount(ground.root):
-        umount(ground.root, lazy=True)
 
 
 @pytest.fixture

@@ -380,3 +380,11 @@ def test_ids_are_counted_apart(layer: Layer) -> None:
     assert (layer.count, other.count) == (0, 1) and not is_mount(layer.target)
     subprocess.run([need.tool("umount"), other.target], check=True)
     assert other.count == 0
+
+
+def test_what_somebody_is_just_removing_or_mounting_is_no_leak_and_not_waited_for(tmp_path: Path) -> None:
+    counts = MountCount(tmp_path / "counts")
+    with counts.unused("a", tmp_path / "targets/a"):
+        assert counts.leaks(tmp_path / "targets", remove=False) == []
+        assert counts.leaks(tmp_path / "targets", remove=True) == []
+    assert os.listdir(tmp_path / "counts") == []

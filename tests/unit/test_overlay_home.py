@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from layerfs.errors import InvalidOption, MountBusy, ReadOnly, StoreDamaged
+from layerfs.ids import GraphID
 from layerfs.linux.mount import perform
 from layerfs.linux.mountinfo import is_mount, mounts_below
 from layerfs.overlay.driver import OverlayDriver
+from layerfs.overlay.layout import Layout
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
 from layerfs.testing.entries import ACL, directory, file, hard_link
 from layerfs_drivers.overlay import DRIVER
@@ -76,7 +78,22 @@ def test_a_removal_that_was_cut_short_is_finished_at_the_next_open(driver: Overl
     open_read_only(driver, driver.layout.runroot)
     assert left.exists(), "a reader removes nothing"
     OverlayDriver.open(home, driver.layout.runroot, read_only=False)
-    assert sorted(os.listdir(home)) == [".empty", "base"]
+    assert sorted(os.listdir(home)) == [".empty", ".removing", "base"]
+
+
+def test_a_removal_may_be_finished_by_who_opens_the_store_meanwhile(
+    driver: OverlayDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detach = Layout.detach
+
+    def detached_and_swept(layout: Layout, id: GraphID) -> Path | None:
+        gone = detach(layout, id)
+        OverlayDriver.open(layout.home, tmp_path / "other run", read_only=False)
+        return gone
+
+    monkeypatch.setattr(Layout, "detach", detached_and_swept)
+    driver.remove(TOP)
+    assert list(driver.ids()) == [BASE]
 
 
 @pytest.mark.parametrize("text", [None, "", "1", "1\n", "1\nba", "2\nbase\n"])
@@ -135,7 +152,7 @@ def test_a_container_that_nests_directories_without_end_can_be_removed(driver: O
             here = below
         os.close(here)
     driver.remove(TOP)
-    assert sorted(os.listdir(driver.layout.home)) == [".empty", "base"]
+    assert sorted(os.listdir(driver.layout.home)) == [".empty", ".removing", "base"]
 
 
 def test_usage_is_of_the_layer_alone_and_counts_a_linked_file_once(driver: OverlayDriver) -> None:

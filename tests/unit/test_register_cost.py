@@ -13,7 +13,7 @@ from tests.cli.archives import oci_layout
 from tests.require import need
 from tests.storekit import make_tar
 
-A_FILE = {"openat", "write", "fchown", "fchmod", "utimensat", "close"}
+A_FILE = {"openat", "write", "newfstatat", "utimensat", "close"}
 """The system calls of one small file."""
 
 SCRIPT = """

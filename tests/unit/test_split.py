@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import struct
 import subprocess
 import tarfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import BinaryIO
 import attrs
 import pytest
 
+from layerfs.archive.compression import Compression, compress
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.names import normalise
 from layerfs.archive.reader import TarReader
@@ -225,6 +227,14 @@ def test_truncated_record(kept: Kept) -> None:
     for size in (0, 5, len(MAGIC), len(kept.record) // 2, len(kept.record) - 1):
         with pytest.raises(StoreDamaged):
             attrs.evolve(kept, record=kept.record[:size]).tar()
+
+
+def test_a_damaged_name_is_not_told_at_length(kept: Kept) -> None:
+    step = struct.pack("<cIQII", b"F", 0, 5, 0, 1 << 20) + b"n" * (1 << 20) + b"E"
+    record = MAGIC + b"".join(compress(iter([step]), Compression.ZSTD))
+    with pytest.raises(StoreDamaged) as caught:
+        attrs.evolve(kept, record=record).tar()
+    assert len(str(caught.value)) < 1000
 
 
 def test_damage_is_raised_again_not_taken_for_the_end(kept: Kept) -> None:

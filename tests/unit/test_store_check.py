@@ -36,6 +36,21 @@ def test_a_store_in_use_has_no_problem(store: Store) -> None:
     assert store.repair() == []
 
 
+def test_an_image_that_comes_while_the_store_is_looked_at_is_no_problem(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store, open_store(tmp_path) as other:
+        base = other.register(stream(BASE))
+        config = json.dumps({"rootfs": {"diff_ids": [base.diff_id]}}).encode()
+        image = ImageRecord(id=digest_of(config), config=config, layers=(base.chain_id,))
+
+        def before(statement: str) -> None:
+            if "config FROM images" in statement:
+                other.add_image(image)
+
+        store._core.db._connection.set_trace_callback(before)
+        assert store.check() == []
+        assert store.image(image.id) == image
+
+
 def test_what_belongs_to_nothing_is_named_and_removed(store: Store) -> None:
     base = store.register(stream(BASE))
     store.driver.create(GraphID("orphan"), base.info.cache_id)

@@ -20,6 +20,7 @@ FIRST_FREE_OBJECTID = 256
 
 ROOT_TREE = 1
 QUOTA_TREE = 8
+UUID_TREE = 9
 
 INODE_ITEM_KEY = 1
 INODE_REF_KEY = 12
@@ -30,6 +31,7 @@ ROOT_REF_KEY = 156
 QGROUP_STATUS_KEY = 240
 QGROUP_INFO_KEY = 242
 QGROUP_LIMIT_KEY = 244
+UUID_KEY_SUBVOL = 251
 
 QGROUP_STATUS_FLAG_ON = 1
 
@@ -50,6 +52,7 @@ _SEARCH_KEY = struct.Struct("=7Q 4I 4Q Q")  # with the buf_size of search_args_v
 _SEARCH_HEADER = struct.Struct("=3Q 2I")
 _SUBVOL_INFO = struct.Struct("=Q 256s 4Q 16s 16s 16s 4Q 16x Q I 4x 32x 64x")
 _ROOTREFS = struct.Struct("=Q 510Q B 7x")
+_ROOT_REF = struct.Struct("<2Q H")  # the name follows
 _LOOKUP_USER = struct.Struct("=2Q 256s 3824s")
 _FS_INFO = struct.Struct("=2Q 16s 992x")
 _QUOTA_CTL = struct.Struct("=2Q")
@@ -210,6 +213,19 @@ def search(
         if not count or (objectid, type, offset) >= last:
             return
         first = _after(objectid, type, offset)
+
+
+def subvolume_of(fd: int, uuid: bytes) -> bytes | None:
+    """The name, in the directory that it lies in, of the subvolume with this UUID: by the tree of UUIDs,
+    however many subvolumes there are. None: there is none. Needs what :func:`search` needs."""
+    low, high = struct.unpack("<QQ", uuid)
+    key = (low, UUID_KEY_SUBVOL, high)
+    for *_, ids in search(fd, UUID_TREE, key, key):
+        (id,) = struct.unpack_from("<Q", ids)
+        for *_, item in search(fd, ROOT_TREE, (id, ROOT_BACKREF_KEY, 0), (id, ROOT_BACKREF_KEY, _LAST)):
+            _, _, length = _ROOT_REF.unpack_from(item)
+            return bytes(item[_ROOT_REF.size : _ROOT_REF.size + length])
+    return None
 
 
 def _after(objectid: int, type: int, offset: int) -> Key:

@@ -32,7 +32,7 @@ from layerfs.driver import (
     Mount,
     Usage,
 )
-from layerfs.errors import LayerExists, LayerNotFound, MountBusy, ReadOnly, translated
+from layerfs.errors import InvalidID, LayerExists, LayerNotFound, MountBusy, ReadOnly, translated
 from layerfs.ids import GraphID, parse_graph_id
 from layerfs.linux.mount import perform_all, release
 from layerfs.linux.mountinfo import holders, mounts_below
@@ -179,8 +179,9 @@ class BtrfsDriver:
         (mount,), target = self.mounts(id, read_only=read_only), self._target(id)
 
         def perform(_: int) -> None:
-            target.mkdir(mode=0o700, parents=True, exist_ok=True)
-            perform_all([mount], target)
+            with self._opened(id):  # it may have been removed before its turn came
+                target.mkdir(mode=0o700, parents=True, exist_ok=True)
+                perform_all([mount], target)
 
         with translated(f"mount layer {id}"):
             if not self.read_only:
@@ -256,12 +257,19 @@ class BtrfsDriver:
         """None also when the parent is gone."""
         with translated(f"look at layer {id}"), self._opened(id) as fd:
             wanted = _ioctl.subvolume_info(fd).parent_uuid
-            if any(wanted):
-                for other in self.ids():
-                    with contextlib.suppress(LayerNotFound), self._opened(other) as fd:
-                        if _ioctl.subvolume_info(fd).uuid == wanted:
-                            return other
+            for other in self._with_uuid(fd, wanted) if any(wanted) else ():
+                # It may be one on its way out, or lie somewhere else.
+                with contextlib.suppress(LayerNotFound, InvalidID), self._opened(other) as fd:
+                    if _ioctl.subvolume_info(fd).uuid == wanted:
+                        return other
         return None
+
+    def _with_uuid(self, fd: int, uuid: bytes) -> Iterator[GraphID]:
+        """The layers that may be the subvolume of this UUID."""
+        if not is_host_root():
+            return self.ids()
+        name = _ioctl.subvolume_of(fd, uuid)
+        return iter(() if name is None else (GraphID(os.fsdecode(name)),))
 
     @property
     def _quota(self) -> Quota:

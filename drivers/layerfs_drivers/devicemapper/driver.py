@@ -110,10 +110,13 @@ class DeviceMapperDriver:
         if not read_only:
             self._refuse_when_read_only(f"mount layer {id} writable")
         read_only = read_only or device.filled
+
+        def mount(_: int) -> None:
+            # It may have been removed before its turn came.
+            self._mount(self.pool.require(id), target, read_only)
+
         with translated(f"mount layer {id}"):
-            self._counts.get(
-                id, target, lambda _: self._mount(device, target, read_only), read_only=read_only
-            )
+            self._counts.get(id, target, mount, read_only=read_only)
         return target
 
     def put(self, id: GraphID, /) -> None:

@@ -7,9 +7,12 @@
             return DRIVER.open(home, runroot, {}, read_only=read_only)
 
 Each test gets a fresh home and runroot from the fixture ``place``; override that to put them on another
-file system. Whatever is still mounted there afterwards is unmounted. The tests need root, as mounting,
-device nodes and ``trusted.*`` attributes do. What a driver does not claim in its
+file system. Whatever is still mounted there afterwards is unmounted. What a driver does not claim in its
 :class:`~layerfs.driver.Capabilities` is skipped, saying so.
+
+The tests need root. Of a user namespace that maps a range of ids will do for a driver that is ``rootless``;
+what cannot be there, device nodes and ``trusted.*`` attributes, has stand-ins then
+(:mod:`layerfs.testing.privilege`), or is skipped, saying so.
 
 What else a test class may say of its driver, each described where it is defined:
 

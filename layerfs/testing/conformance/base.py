@@ -15,12 +15,13 @@ import attrs
 import pytest
 
 from layerfs.driver import Driver
+from layerfs.errors import NotSupported
 from layerfs.ids import GraphID
 from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
-from layerfs.linux.userns import in_user_namespace
 from layerfs.testing.entries import tar_stream
 from layerfs.testing.model import Item, Tree, differences, read_tree
+from layerfs.testing.privilege import ENOUGH_IDS, is_root_of_host, mapped_ids
 
 T = TypeVar("T")
 
@@ -54,9 +55,11 @@ class Base:
     @pytest.fixture
     def driver(self, place: Place, request: pytest.FixtureRequest) -> Iterator[Driver]:
         """A driver upon a fresh home."""
-        if os.geteuid() != 0 or in_user_namespace():
-            pytest.skip("needs root of the host: layers hold device nodes and trusted attributes")
-        driver = self.open(place)
+        if os.geteuid() != 0:
+            pytest.skip("needs root, of the host or of a user namespace")
+        if mapped_ids() < ENOUGH_IDS:
+            pytest.skip(f"needs {ENOUGH_IDS} ids: unshare --map-root-user --map-auto --mount")
+        driver = self._opened(place)
         yield driver
         driver.cleanup()
         for mount in reversed([*mounts_below(place.home), *mounts_below(place.runroot)]):
@@ -70,6 +73,21 @@ class Base:
 
     def open(self, place: Place, *, read_only: bool = False) -> Driver:
         return self.open_driver(place.home, place.runroot, read_only=read_only)
+
+    def _opened(self, place: Place) -> Driver:
+        if is_root_of_host():
+            return self.open(place)
+        try:
+            driver = self.open(place)
+        except NotSupported as error:
+            pytest.skip(f"the driver does not work in a user namespace: {error}")
+        if not driver.capabilities.rootless:
+            pytest.skip("the driver does not say that it works in a user namespace")
+        return driver
+
+    def need_host(self, why: str) -> None:
+        if not is_root_of_host():
+            pytest.skip(f"needs root of the host: {why}")
 
     def need_persistence(self) -> None:
         if not self.persistent:

@@ -10,8 +10,9 @@ from typing import BinaryIO
 import pytest
 
 from layerfs.archive.entry import Entry, EntryType
+from layerfs.archive.names import normalise
 from layerfs.driver import Driver
-from layerfs.errors import ArchiveError, LayerfsError, PathEscape, TruncatedArchive
+from layerfs.errors import ArchiveError, EntryRefused, LayerfsError, PathEscape, TruncatedArchive
 from layerfs.testing.conformance.base import (
     BASE,
     TOP,
@@ -40,6 +41,7 @@ from layerfs.testing.entries import (
     whiteout,
 )
 from layerfs.testing.model import EMPTY, Item, Tree, apply, changes
+from layerfs.testing.privilege import fit, is_root_of_host, mapped_ids
 
 LOWER = [
     directory(b"./", mode=0o755, mtime_ns=11),
@@ -182,6 +184,7 @@ class Content(Base):
         below = apply(EMPTY, LOWER)
 
         def check(name: str, items: list[Item]) -> None:
+            items = fit(items)
             expected = apply(below, items)
             layer = make_layer(driver, case_id(name), items, BASE)
             assert_same(tree_of(driver, layer), expected)
@@ -240,10 +243,11 @@ class Content(Base):
             items.append(file(b"f%o" % mode, b"", mode=mode, uid=number, gid=4_000_000_000 + number))
             items.append(directory(b"d%o" % mode, mode=mode, uid=number, mtime_ns=10**18 + number))
             items.append(file(b"d%o/inside" % mode, b"", mtime_ns=number))
+        items = fit(items)
         assert_same(self.applied(driver, items), apply(EMPTY, items))
 
     def test_files_of_every_type(self, driver: Driver) -> None:
-        items = [
+        everything = [
             fifo(b"pipe", mode=0o622),
             device(b"null", 1, 3, mode=0o666),
             device(b"disk", 259, 70_000, block=True, mode=0o660),
@@ -251,10 +255,11 @@ class Content(Base):
             symlink(b"absolute", b"/etc/passwd"),
             symlink(b"long", b"t/" * 500 + b"end", uid=5),
         ]
+        items = fit(everything)
         assert_same(self.applied(driver, items), apply(EMPTY, items))
 
     def test_extended_attributes_capabilities_and_acls(self, driver: Driver) -> None:
-        items = [
+        everything = [
             file(b"ping", b"#!", mode=0o755, uid=1, xattrs={b"security.capability": CAP_NET_RAW}),
             file(b"acl", b"", mode=0o775, xattrs={b"system.posix_acl_access": ACL}),
             directory(b"shared", mode=0o2775, xattrs={b"system.posix_acl_default": ACL}),
@@ -263,6 +268,7 @@ class Content(Base):
             file(b"many", b"", xattrs={b"user.%d" % n: bytes([n]) * n for n in range(20)}),
             file(b"binary", b"", xattrs={b"user.\xc3\xbc\n": b"\0\xff=\n", b"trusted.t": b""}),
         ]
+        items = fit(everything)
         assert_same(self.applied(driver, items), apply(EMPTY, items))
 
     def test_what_a_directory_bequeaths_does_not_reach_later_layers(self, driver: Driver) -> None:
@@ -279,9 +285,27 @@ class Content(Base):
             directory(b"d", xattrs={b"trusted.overlay.opaque": b"y", b"trusted.overlay.origin": b"x"}),
             file(b"d/new", b"", xattrs={b"trusted.overlay.metacopy": b""}),
         ]
+        upper = fit(upper)  # the overlayfs of a user namespace has its own in user.*
         expected = apply(apply(EMPTY, lower), upper)
         assert b"d/below" in expected.nodes
         assert_same(self.applied(driver, lower, upper), expected)
+
+    def test_what_only_root_of_the_host_may_make_is_refused_by_name(self, driver: Driver) -> None:
+        if is_root_of_host():
+            pytest.skip("root of the host may make everything")
+        for item in (
+            device(b"null", 1, 3),
+            device(b"disk", 8, 0, block=True),
+            file(b"trusted", b"", xattrs={b"trusted.t": b""}),
+            file(b"foreign", b"", uid=mapped_ids()),
+            directory(b"foreign", gid=mapped_ids()),
+        ):
+            driver.create(BASE, None)
+            with pytest.raises(EntryRefused) as caught:
+                driver.apply_diff(BASE, None, tar_stream([item]))
+            assert normalise(caught.value.entry) == item[0].name
+            assert caught.value.hint
+            driver.remove(BASE)
 
     def test_odd_names(self, driver: Driver) -> None:
         items = [item for name in ODD_NAMES for item in (directory(name), file(name + b"/" + name, name))]
