@@ -235,4 +235,5 @@ class _Held(io.RawIOBase):
     def _give_back(self) -> None:
         release, self._release = self._release, None
         if release is not None:
-            release()
+            with translated(self._doing):
+                release()

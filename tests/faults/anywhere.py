@@ -133,10 +133,13 @@ class Ground:
             done = subprocess.run(words, check=True, capture_output=True, text=True)
             return [f"subvolume {line.split(' path ')[1]}" for line in done.stdout.splitlines()]
         if self.driver == "devicemapper":
+            from layerfs_drivers.devicemapper._journal import Journal
             from tests.thinkit import active, device_ids
 
             home = self.root / self.driver
-            return [f"thin {id}" for id in device_ids(home)] + [f"active {name}" for name in active(home)]
+            layers = {device.id: device.layer for device in Journal(home, True).devices()}
+            found = [f"thin of {layers.get(id, id)}" for id in device_ids(home)]
+            return found + [f"active {name}" for name in active(home)]
         return []
 
 
