@@ -72,8 +72,8 @@ def all_owners(db: Database, directory: Path) -> set[str]:
 
 
 def dead_owners(db: Database, directory: Path) -> list[str]:
-    """The owners whose process has died. A file without a row that nobody holds goes, but is no dead owner: one
-    who is just claiming it comes back with another file of that name, and a row."""
+    """The owners whose process has died. A file without a row that nobody holds goes, but is no dead owner:
+    one who is just claiming it comes back with another file of that name, and a row."""
     with translated("look who works on the store"):
         owners = [name for (name,) in db.rows("SELECT id FROM owners")]
         for name in {*os.listdir(directory)} - {*owners}:
