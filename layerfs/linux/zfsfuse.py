@@ -83,9 +83,8 @@ def release(target: Path) -> None:
     Not waited for is whoever else has it mounted, or open: the daemon hangs if that one closes a file last.
     """
     from layerfs.linux import mount
-    from layerfs.linux.privatemount import private_mount
 
-    with turn(), private_mount([_Control()]) as control:
+    with turn(), _control() as control:
         try:
             connection = control / str(os.minor(os.stat(target).st_dev))
             _settle(target, connection)
@@ -107,10 +106,16 @@ def _settle(target: Path, connection: Path) -> None:
     _wait_until(lambda: (connection / "waiting").read_text() == "0\n")
 
 
-class _Control:
-    fstype: str = "fusectl"
-    source: str = "fusectl"
-    options: tuple[str, ...] = ()
+@contextlib.contextmanager
+def _control() -> Iterator[Path]:
+    """What the kernel tells of FUSE connections, mounted nowhere."""
+    from layerfs.linux.mount import detached
+
+    fd = detached("fusectl", "fusectl", ())
+    try:
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 def _wait_until(done: Callable[[], bool]) -> None:

@@ -44,6 +44,7 @@ def register(
     if expected is None:
         return _Registration(core, below, expected, limits).run(tar, compressed=compressed)
     chain = chain_id(parent, expected)
+    damaged.refuse(core.db, chain)
     known = take(core, chain)
     if known is not None:
         return known

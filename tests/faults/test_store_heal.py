@@ -122,6 +122,17 @@ def test_what_a_source_gave_is_closed(place: tuple[str, Path], lie: bool) -> Non
     assert given and all(stream.closed for stream in given)
 
 
+def test_a_damaged_layer_is_not_taken_for_one_that_is_there(place: tuple[str, Path]) -> None:
+    with opened(*place) as store:
+        base = store.layer_info(store.image("app:1").layers[0])
+        mark(store._core.db, base.cache_id, "it was looked at")
+        with pytest.raises(StoreDamaged, match="it was looked at") as caught:
+            store.register(stream(BASE), expected=base.diff_id)
+        assert "repair --from" in caught.value.hint
+        assert {one.error for one in store.repair(honest, deep=True)} == {""}
+        store.register(stream(BASE), expected=base.diff_id).release()
+
+
 def test_the_same_layer_upon_another_parent_is_a_source(place: tuple[str, Path]) -> None:
     with opened(*place) as store:
         above = store.image("app:1").layers[1]
