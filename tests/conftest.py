@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from layerfs.linux.mountinfo import mounts_below
 from layerfs.linux.removetree import remove_tree
 
 pytest_plugins = ["tests.fusekit", "tests.hosts.plugin", "tests.zfskit"]
+
+
+def pytest_configure() -> None:
+    """A shell lets what it starts in the background ignore interrupts, and so would all that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
