@@ -79,7 +79,7 @@ def move(base: Path, to: str, progress: Callable[[str, int, int | None], None] |
 
 def held(base: Path, driver: str) -> list[str]:
     home = base / "root" / driver
-    return sorted(os.listdir(home)) if home.exists() else []
+    return sorted(set(os.listdir(home)) - {".removing"}) if home.exists() else []
 
 
 def is_as_it_was(base: Path) -> None:
