@@ -33,7 +33,7 @@ def how(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def broken(how: str, tmp_path: Path) -> Break:
-    """In the block a program of that name stands before the real one; nobody waits longer than a second."""
+    """In the block a program of that name stands before the real one; nobody waits longer than three seconds."""
 
     @contextlib.contextmanager
     def broken(tool: str) -> Iterator[None]:
@@ -45,7 +45,7 @@ def broken(how: str, tmp_path: Path) -> Break:
         wait = command._wait
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(command, "_PATH", f"{place}:{command._PATH}")
-            patch.setattr(command, "_wait", lambda pid, longest: wait(pid, 1.0))
+            patch.setattr(command, "_wait", lambda pid, longest: wait(pid, 3.0))
             patch.setattr(sys, "executable", str(place / "python3"))
             yield
 
