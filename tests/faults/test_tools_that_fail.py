@@ -33,7 +33,7 @@ def how(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def broken(how: str, tmp_path: Path) -> Break:
-    """In the block a program of that name stands before the real one; nobody waits longer than three seconds."""
+    """In the block a program of that name stands before the real one; nobody waits longer than 3 seconds."""
 
     @contextlib.contextmanager
     def broken(tool: str) -> Iterator[None]:
