@@ -10,7 +10,7 @@ from layerfs.errors import InvalidOption
 from layerfs.linux.mount import RESTRICTIONS, restrict
 
 
-def checked(options: Collection[str]) -> None:
+def _check(options: Collection[str]) -> None:
     """:class:`InvalidOption` for what is no restriction."""
     for option in options:
         if option not in RESTRICTIONS:
@@ -22,7 +22,8 @@ def checked(options: Collection[str]) -> None:
 
 def restricted(mount: Callable[[], Path], umount: Callable[[], None], options: Collection[str]) -> Path:
     """What ``mount`` answers, restricted. ``OSError``, and it is given back, where the kernel refuses. Nobody
-    else sees the mount before that: its place is private."""
+    else sees the mount before that: its place is private. :class:`InvalidOption`: it is no restriction."""
+    _check(options)
     root = mount()
     try:
         restrict(root, options)
@@ -33,6 +34,7 @@ def restricted(mount: Callable[[], Path], umount: Callable[[], None], options: C
 
 
 def described(mounts: Sequence[Mount], options: Collection[str]) -> list[Mount]:
-    """``mounts`` as data, the topmost one restricted."""
+    """``mounts`` as data, the topmost one restricted. :class:`InvalidOption` as above."""
+    _check(options)
     *below, top = mounts
     return [*below, Mount(top.fstype, top.source, (*top.options, *options))]

@@ -53,13 +53,11 @@ class RWLayer:
         ``options``: what the mount is to forbid, of ``nodev``, ``nosuid``, ``noexec``. There is one mount, so
         it is forbidden to all who have it, until the last gives it back."""
         self._refuse_damaged()
-        if options:
-            from layerfs.store.restrictions import checked, restricted
-
-            checked(options)
-            with self._doing("mount"):
-                return restricted(lambda: self._get(read_only), self.umount, options)
         with self._doing("mount"):
+            if options:
+                from layerfs.store.restrictions import restricted
+
+                return restricted(lambda: self._get(read_only), self.umount, options)
             return self._get(read_only)
 
     def _get(self, read_only: bool) -> Path:
@@ -87,9 +85,8 @@ class RWLayer:
                 self.info.mount_id, read_only=read_only, label=self.info.options.label
             )
         if options:
-            from layerfs.store.restrictions import checked, described
+            from layerfs.store.restrictions import described
 
-            checked(options)
             return described(mounts, options)
         return mounts
 

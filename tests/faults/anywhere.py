@@ -356,3 +356,22 @@ def scratch_memory(tmp_path: Path) -> Iterator[Path]:
         for entry in reversed(mounts_below(place)):
             umount(Path(os.fsdecode(entry.mount_point)), lazy=True)
         remove_tree(place)
+
+
+def prepare(ground: Ground, work: Work) -> None:
+    with ground.open() as store:
+        work.prepare(store)
+
+
+def nothing_is_left(ground: Ground, store: Store) -> None:
+    """There is nothing that no row accounts for, and nothing mounted. Then all goes that was made."""
+    give_back_mounts(store)
+    assert settled(lambda: nobodys(ground, store)) == []
+    assert settled(lambda: mounted(ground.base)) == []
+    tidy(store)
+
+
+def is_as_before(ground: Ground) -> None:
+    """When the store is closed again."""
+    assert settled(ground.look, ground.before) == ground.before
+    assert settled(lambda: processes(ground.base)) == []

@@ -25,14 +25,12 @@ from tests.faults.anywhere import (
     Ground,
     Tell,
     Work,
-    give_back_mounts,
+    is_as_before,
     is_whole,
-    mounted,
-    nobodys,
-    processes,
+    nothing_is_left,
+    prepare,
     rounds,
     scratch_memory,
-    settled,
     tidy,
 )
 from tests.places import place_for
@@ -162,11 +160,6 @@ def fail_for(ground: Ground) -> None:
     sys.stdout.write(f"{ground.driver}: {tried} faults, {told} of them told as errors\n")
 
 
-def prepare(ground: Ground, work: Work) -> None:
-    with ground.open() as store:
-        work.prepare(store)
-
-
 def rehearse(ground: Ground, name: str) -> dict[str, int]:
     """How many calls each cause hits. It is done here first, so that all modules are there: what an import
     raises is Python's affair."""
@@ -223,12 +216,8 @@ def one_error(ground: Ground, work: Work, failing: Failing) -> bool:
             assert store.prune().errors == ()
             assert store.check() == []
             is_whole(store, thorough=False)
-            give_back_mounts(store)
-            assert settled(lambda: nobodys(ground, store)) == []
-            assert settled(lambda: mounted(ground.base)) == []
-            tidy(store)
-        assert settled(ground.look, ground.before) == ground.before
-        assert settled(lambda: processes(ground.base)) == []
+            nothing_is_left(ground, store)
+        is_as_before(ground)
     except BaseException as error:
         error.add_note(f"at {NAMES.get(outcome.last, outcome.last)}; told: {outcome.told}")
         raise

@@ -31,10 +31,11 @@ from tests.faults.anywhere import (
     Ground,
     Tell,
     Work,
-    give_back_mounts,
+    is_as_before,
     is_whole,
     mounted,
-    nobodys,
+    nothing_is_left,
+    prepare,
     processes,
     rounds,
     scratch_memory,
@@ -166,11 +167,6 @@ def rehearse(ground: Ground, name: str) -> int:
     return outcome.calls
 
 
-def prepare(ground: Ground, work: Work) -> None:
-    with ground.open() as store:
-        work.prepare(store)
-
-
 def one_kill(ground: Ground, work: Work, at: int, again: int, *, thorough: bool) -> int:
     """How many times a process was killed."""
     prepare(ground, work)
@@ -184,12 +180,8 @@ def one_kill(ground: Ground, work: Work, at: int, again: int, *, thorough: bool)
         assert "done" not in outcome.told or work.done(store)
         work.done(store)
         is_whole(store, thorough=thorough)
-        give_back_mounts(store)
-        assert settled(lambda: nobodys(ground, store)) == []
-        assert settled(lambda: mounted(ground.base)) == []
-        tidy(store)
-    assert settled(ground.look, ground.before) == ground.before
-    assert settled(lambda: processes(ground.base)) == []
+        nothing_is_left(ground, store)
+    is_as_before(ground)
     return kills
 
 
