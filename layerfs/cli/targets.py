@@ -14,7 +14,7 @@ from pathlib import Path
 from layerfs.errors import InvalidInput, MountBusy, MountFailed, SystemFailure, translated
 from layerfs.linux import mount
 from layerfs.linux.flock import FileLock
-from layerfs.linux.mountinfo import holders
+from layerfs.linux.mountinfo import holders, mount_of
 
 _Bind = tuple[Path, Path]
 """The root that is shown, and the target that shows it."""
@@ -80,9 +80,10 @@ class Targets:
 def _shows(target: Path, root: Path) -> bool:
     """Whether ``target`` still shows ``root``: somebody may have unmounted it by hand."""
     try:
-        return os.path.samefile(target, root)
+        shown, wanted = mount_of(target), mount_of(root)
     except FileNotFoundError:
         return False
+    return (shown.device, shown.root) == (wanted.device, wanted.root)
 
 
 def _umount(target: Path) -> None:

@@ -194,9 +194,9 @@ def umount(target: Path, *, lazy: bool = False) -> None:
     EBUSY while anything uses it, unless ``lazy``: then it vanishes from the tree at once and ends
     when its last user does. EINVAL when nothing is mounted there. A symlink is not followed.
     """
-    server = None if lazy else _server_of(target)
-    _umount(target, lazy=lazy)
-    if server is not None:
+    server = _server_of(target)
+    _umount(target, server, lazy=lazy)
+    if server is not None and not lazy:
         server.wait()
 
 
@@ -210,13 +210,13 @@ def release(target: Path) -> None:
     server = _server_of(target)
     while is_mount(target):
         try:
-            _umount(target, lazy=False)
+            _umount(target, server, lazy=False)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
             if server is not None:
                 server.flush(target)
-            _umount(target, lazy=True)
+            _umount(target, server, lazy=True)
             server = None  # it ends with the last who uses the mount
     try:
         target.rmdir()
@@ -227,8 +227,14 @@ def release(target: Path) -> None:
         server.wait()
 
 
-def _umount(target: Path, *, lazy: bool) -> None:
-    call("umount2", os.fsencode(target), UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0), path=target)
+def _umount(target: Path, server: Server | None, *, lazy: bool) -> None:
+    def unmount() -> None:
+        call("umount2", os.fsencode(target), UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0), path=target)
+
+    if server is None:
+        unmount()
+    else:
+        server.asked(target, unmount)  # it is given what was written and not yet handed over
 
 
 def _server_of(target: Path) -> Server | None:

@@ -31,6 +31,7 @@ from pathlib import Path
 
 from layerfs.linux.flock import lock
 from layerfs.linux.syscall import failure
+from layerfs.linux.within import within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,10 +87,11 @@ def release(target: Path) -> None:
 
     with turn(), _control() as control:
         try:
-            connection = control / str(os.minor(os.stat(target).st_dev))
-            _settle(target, connection)
+            connection = _settle(target, control)
             pid = _pid()
             before = _mounts_served(pid)
+        except TimeoutError:
+            raise
         except OSError:  # the daemon is dead
             mount.release(target)
             return
@@ -99,11 +101,21 @@ def release(target: Path) -> None:
             time.sleep(_SECOND_CLOSE)
 
 
-def _settle(target: Path, connection: Path) -> None:
+def _settle(target: Path, control: Path) -> Path:
     """Wait until the daemon has done all that it was asked for: closing a file asks without waiting. The
-    kernel tells how much is under way, below /sys/fs/fuse/connections."""
-    os.statvfs(target)  # the first mount of all may still be introducing itself
+    kernel tells how much is under way, below /sys/fs/fuse/connections; the answer is where."""
+
+    def ask() -> int:
+        os.statvfs(target)  # the first mount of all may still be introducing itself
+        return os.stat(target).st_dev
+
+    try:
+        device = within(_LONGEST, ask)
+    except TimeoutError:
+        raise failure(errno.ETIMEDOUT, target, "the zfs-fuse daemon does not answer") from None
+    connection = control / str(os.minor(device))
     _wait_until(lambda: (connection / "waiting").read_text() == "0\n")
+    return connection
 
 
 @contextlib.contextmanager
