@@ -64,7 +64,8 @@ def _alone(core: Core, chain: ChainID) -> Iterator[FileLock]:
     with translated(f"wait for others that register {chain}"):
         lock.acquire()
     try:
-        yield lock
+        with lock.shown():
+            yield lock
     finally:
         lock.release()
 
