@@ -7,11 +7,12 @@ succeeds in the same process when the cause is gone; where a file system had to 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -101,9 +102,9 @@ def made(directory: Path) -> Path:
     return directory
 
 
-def look_first(ground: Ground) -> None:
-    """How it is after everything has been done once."""
-    for work in WORKS.values():
+def look_first(ground: Ground, works: Iterable[Work]) -> None:
+    """How it is after all has been done once."""
+    for work in works:
         prepare(ground, work)
         with ground.open() as store:
             work.do(store, ground.base)
@@ -111,15 +112,19 @@ def look_first(ground: Ground) -> None:
     ground.before = ground.look()
 
 
-def try_all(ground: Ground, root: Path) -> None:
+Trouble = Callable[[int], contextlib.AbstractContextManager[None]]
+"""Leaves so many bytes."""
+
+
+def try_all(ground: Ground, trouble: Trouble) -> None:
     pick, felt = random.Random(f"{SEED} {ground.driver}"), 0
     with ground.filled():
-        look_first(ground)
+        look_first(ground, WORKS.values())
         for number in range(ROUNDS):
             name = list(WORKS)[number % len(WORKS)] if number < len(WORKS) and LONG else pick.choice([*WORKS])
             headroom = pick.choice(HEADROOM)
             try:
-                felt += works_again(ground, WORKS[name], lambda headroom=headroom: filled_up(root, headroom))
+                felt += works_again(ground, WORKS[name], functools.partial(trouble, headroom))
             except BaseException as error:
                 error.add_note(f"LAYERFS_SEED={SEED}: {name!r} with {headroom} bytes left")
                 raise
@@ -132,13 +137,13 @@ def test_a_full_disk(driver: str) -> None:
         file_system("ext4", size=24 * MIB, mkfs=["-m", "0"]) as root,
         place_for(driver, made(root / "place")) as place,
     ):
-        try_all(Ground(driver, place), root)
+        try_all(Ground(driver, place), functools.partial(filled_up, root))
 
 
 def test_a_full_btrfs() -> None:
     with file_system("btrfs", size=128 * MIB, mkfs=["--mixed"]) as root:
         base = made(root / "place")
-        try_all(Ground("btrfs", Place(base)), root)
+        try_all(Ground("btrfs", Place(base)), functools.partial(filled_up, root))
 
 
 @pytest.mark.parametrize("driver", ["overlay", "vfs", "fuse", "aufs", "btrfs"])
@@ -149,7 +154,7 @@ def test_a_quota(driver: str) -> None:
         subprocess.run(["btrfs", "quota", "enable", str(root)], check=True)
         subprocess.run(["btrfs", "subvolume", "create", str(base)], check=True, capture_output=True)
         subprocess.run(["btrfs", "qgroup", "limit", "16M", str(base)], check=True)
-        try_all(Ground(driver, Place(base)), base)
+        try_all(Ground(driver, Place(base)), functools.partial(filled_up, base))
 
 
 @pytest.mark.host("overlay-6.1")
@@ -161,7 +166,25 @@ def test_a_project_quota(driver: str, tmp_path: Path) -> None:
     base = made(tmp_path / "place")
     quota.assign(tmp_path, base, size=16 * MIB, inodes=None)
     with place_for(driver, base) as place:
-        try_all(Ground(driver, place), base)
+        try_all(Ground(driver, place), functools.partial(filled_up, base))
+
+
+def test_a_quota_of_zfs(tmp_path: Path) -> None:
+    """Of the dataset that holds all layers; the database lies elsewhere."""
+    from tests.zfskit import used, zfs
+
+    with place_for("zfs", tmp_path) as place:
+        dataset = place.options["zfs.dataset"]
+
+        @contextlib.contextmanager
+        def limited(headroom: int) -> Iterator[None]:
+            zfs("set", f"quota={used(dataset) + headroom}", dataset)
+            try:
+                yield
+            finally:
+                zfs("set", "quota=none", dataset)
+
+        try_all(Ground("zfs", place), limited)
 
 
 # --- read-only --------------------------------------------------------------------------------
@@ -176,7 +199,7 @@ def test_a_file_system_that_goes_read_only_by_itself(driver: str, name: str) -> 
         base = made(root / "place")
         ground = Ground(driver, Place(base))
         with ground.filled():
-            look_first(ground)
+            look_first(ground, [work])
             prepare(ground, work)
             subprocess.run(["sync", "-f", str(root)], check=True)
             entry = mount_of(root)
@@ -217,8 +240,9 @@ def test_a_file_system_that_is_remounted(driver: str, tmp_path: Path) -> None:
         base = made(root / "place")
         ground = Ground(driver, Place(base, elsewhere.options))
         with ground.filled():
-            look_first(ground)
-            for work in (WORKS["commit"], WORKS["remove"]):
+            works = [WORKS["commit"], WORKS["remove"]]
+            look_first(ground, works)
+            for work in works:
                 prepare(ground, work)
                 with ground.open():
                     assert remount(root, "ro") != 0
