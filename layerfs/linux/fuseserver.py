@@ -13,6 +13,7 @@ import errno
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 FSTYPE = "fuse.layerfs"
 
 PATIENCE = 60.0
-"""Seconds after which a server that does not answer counts as hung."""
+"""Seconds after which a server that does not answer, nor does anything else, counts as hung. It answers one
+request at a time, and a copy of a large file takes long."""
 
 _COMMAND = b"layerfs-fuse\n"
 _LONGEST = 10.0
@@ -64,7 +66,7 @@ class Server:
         """What ``work`` answers, which asks it about its mount at ``target``; :class:`SystemFailure`
         (ETIMEDOUT) that names it, when it does not answer."""
         try:
-            return within(PATIENCE, work)
+            return within(PATIENCE, work, self._sign)
         except TimeoutError:
             raise SystemFailure(
                 f"waited {PATIENCE:.0f} seconds for the FUSE process {self.pid}, which serves {target}"
@@ -108,6 +110,15 @@ class Server:
                     work(fd)
             finally:
                 os.close(fd)
+
+    def _sign(self) -> tuple[object, ...]:
+        """Differs from one time to the next while it runs or waits for a disk (proc_pid_stat(5))."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            return (self.pid,)
+        state, utime, stime = fields[0], fields[11], fields[12]
+        return (utime, stime, time.monotonic() if state == b"D" else 0)
 
     def _state(self) -> str:
         try:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
 
-def within(seconds: float, work: Callable[[], _T]) -> _T:
-    """What ``work`` returns or raises; :class:`TimeoutError` when it has not ended after ``seconds``."""
+def within(seconds: float, work: Callable[[], _T], sign: Callable[[], object] = lambda: None) -> _T:
+    """What ``work`` returns or raises; :class:`TimeoutError` when it has not ended after ``seconds`` in which
+    ``sign``, of whoever is waited for, stayed the same."""
     answers: list[_T] = []
     errors: list[BaseException] = []
 
@@ -30,7 +31,10 @@ def within(seconds: float, work: Callable[[], _T]) -> _T:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(seconds)
+    before: object = thread  # like no sign
+    while thread.is_alive() and (now := sign()) != before:
+        before = now
+        thread.join(seconds)
     for error in errors:
         raise error
     for answer in answers:
