@@ -102,6 +102,8 @@ class FileLock:
         entered it has been running. One that hangs tells nothing."""
         import threading
 
+        from layerfs.linux.within import start  # not where a container is only mounted
+
         clock = time.pthread_getcpuclockid(threading.get_ident())
         over = threading.Event()
 
@@ -113,8 +115,7 @@ class FileLock:
                     self.touch()
                 before = now
 
-        shower = threading.Thread(target=show, daemon=True)
-        shower.start()
+        shower = start(show)
         try:
             yield
         finally:

@@ -21,7 +21,7 @@ from layerfs.errors import SystemFailure
 from layerfs.linux.command import run
 from layerfs.linux.mountinfo import mounts
 from layerfs.linux.syncfs import syncfs
-from layerfs.linux.within import within
+from layerfs.linux.within import start, within
 from layerfs.values import frozen
 
 TYPE_CHECKING = False
@@ -168,8 +168,7 @@ def watched(target: Path) -> Iterator[None]:
                 server.kill()
                 return
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    watcher = start(watch)
     try:
         yield
     finally:

@@ -7,7 +7,10 @@ too long: it ends when the server goes on or dies, or with this process.
 
 from __future__ import annotations
 
+import errno
 import threading
+
+from layerfs.linux.syscall import failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +18,16 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     _T = TypeVar("_T")
+
+
+def start(work: Callable[[], None]) -> threading.Thread:
+    """A thread that does ``work`` and keeps no process from ending. ``OSError`` when there can be none."""
+    thread = threading.Thread(target=work, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:  # Python does not tell which errno it was
+        raise failure(errno.EAGAIN, reason=str(error)) from None
+    return thread
 
 
 def within(seconds: float, work: Callable[[], _T], sign: Callable[[], object] = lambda: None) -> _T:
@@ -29,8 +42,7 @@ def within(seconds: float, work: Callable[[], _T], sign: Callable[[], object] = 
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    thread = start(run)
     before: object = thread  # like no sign
     while thread.is_alive() and (now := sign()) != before:
         before = now

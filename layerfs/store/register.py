@@ -61,13 +61,11 @@ def _alone(core: Core, chain: ChainID) -> Iterator[FileLock]:
     """Of all that register one chainID at once, one works; the rest wait for it as long as it goes on."""
     _ = core.owner.id  # so that whoever finds us dead looks for the lock as well
     lock = FileLock(core.chain_lock(chain), unlink=True)
-    with translated(f"wait for others that register {chain}"):
-        lock.acquire()
-    try:
-        with lock.shown():
-            yield lock
-    finally:
-        lock.release()
+    with contextlib.ExitStack() as held:
+        with translated(f"wait for others that register {chain}"):
+            held.enter_context(lock)
+            held.enter_context(lock.shown())
+        yield lock
 
 
 class _Telling:
