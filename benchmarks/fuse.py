@@ -30,7 +30,8 @@ from attrs import frozen
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "drivers")]
 
-from layerfs.linux.mount import perform, release  # noqa: E402
+from layerfs.linux.mount import perform  # noqa: E402
+from layerfs.linux.umount import release  # noqa: E402
 
 FIRST = "fuse-overlayfs"
 OTHERS = ("layerfs", "kernel overlay")

@@ -351,8 +351,8 @@ def scratch_memory(tmp_path: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        from layerfs.linux.mount import umount
         from layerfs.linux.removetree import remove_tree
+        from layerfs.linux.umount import umount
 
         for entry in reversed(mounts_below(place)):
             umount(Path(os.fsdecode(entry.mount_point)), lazy=True)

@@ -18,8 +18,8 @@ from layerfs.errors import MountBusy, StoreDamaged, StoreLocked
 from layerfs.ids import digest_of
 from layerfs.image.layersource import layers_of
 from layerfs.image.load import load
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from layerfs.store.damaged import mark
 from layerfs.store.images import ImageRecord
 from layerfs.store.records import LayerInfo

@@ -23,8 +23,8 @@ import pytest
 from layerfs.driver import Driver
 from layerfs.errors import ContainerNotFound, PermissionRefused
 from layerfs.ids import digest_of
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from layerfs.opening import open_store
 from layerfs.store.images import ImageRecord
 from layerfs.store.store import Store
