@@ -76,7 +76,7 @@ class Recorded:
     entries: int
 
 
-@attrs.frozen(slots=True)
+@attrs.define
 class _FileStep:
     number: int
     name: bytes
@@ -207,8 +207,9 @@ class _Recording:
         return self
 
     def __next__(self) -> Entry:
-        self._end_entry()
         reader = self._reader
+        if reader.left or self._file is not None:
+            self._end_entry()
         entry = next(reader)
         self.number = reader.number
         head = reader.head()
