@@ -42,7 +42,9 @@ ENTRY_TYPES = {bits: kind for kind, bits in TYPE_BITS.items()}
 class Entry:
     """A member with every extension (GNU long names, pax records) already applied.
 
-    Never changed; to freeze it would take as long as to parse its header. Names are as in the archive: not normalised, perhaps with a leading ``./`` or a trailing ``/``,
+    Never changed; to freeze it would take as long as to parse its header.
+
+    Names are as in the archive: not normalised, perhaps with a leading ``./`` or a trailing ``/``,
     in whatever encoding, but never with a NUL.
     """
 
