@@ -311,7 +311,7 @@ class _StepSpool:
         import zstandard
 
         self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(_SPOOLED, dir=scratch)  # noqa: SIM115
-        self._compress = zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
+        self._compress = zstandard.ZstdCompressor(level=1, write_checksum=True).compressobj()
         self._literal: list[bytes] = []
         self._literal_size = 0
         self._steps: list[bytes] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from layerfs.errors import translated
 from layerfs.store.core import Core
 
-_PORTION = 8 << 20
+PORTION = 8 << 20
 """Bytes as shipped, about three times as many as layers: less would have the journal committed too often,
 more would leave too much for the end."""
 
@@ -63,7 +63,7 @@ class _WriteBack:
 
     def add(self, count: int) -> None:
         self._waiting += count
-        if self._waiting >= _PORTION:
+        if self._waiting >= PORTION:
             self._waiting = 0
             self._portions.release()
             if self._thread.ident is None:
