@@ -110,6 +110,11 @@ class Table:
     rows: Sequence[Row]
 
     @property
+    def loads(self) -> bool:
+        """It is of images."""
+        return "load" in self.laps
+
+    @property
     def labels(self) -> list[str]:
         return list(dict.fromkeys(row.label for row in self.rows))
 

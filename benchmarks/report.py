@@ -67,9 +67,9 @@ Grid = tuple[str, list[str], list[list[str]]]
 def summary(found: Sequence[Table]) -> Iterator[str]:
     """Sentences for who reads no further."""
     by_name = {table.name: table for table in found}
-    if images := by_name.get("image"):
-        for text in images.labels:
-            yield from _against(images, text, "load", f"Loading ({text})")
+    for table in found:
+        for text in table.labels if table.loads else ():
+            yield from _against(table, text, "load", f"Loading ({text})")
     if mounting := by_name.get("mount"):
         for text in mounting.labels:
             ours, ratio = mounting.figure(REFERENCE, text, "mount"), None
@@ -95,12 +95,12 @@ def _against(table: Table, text: str, lap: str, what: str) -> Iterator[str]:
 
 def grids(table: Table) -> Iterator[Grid]:
     """Subjects one below the other; beside them the laps, or one lap at each parameter."""
-    if (len(table.laps) > 1 and len(table.labels) <= 2) or table.name in ("image", "container"):
+    if (len(table.laps) > 1 and len(table.labels) <= 2) or table.loads or table.name == "container":
         for text in table.labels:
             laps = [lap for lap in table.laps if any(table.figure(s, text, lap) for s in table.subjects)]
             head = [table.laps[lap] for lap in laps]
             columns = [(text, lap, "wall") for lap in laps]
-            if table.name == "image" and "load" in laps:
+            if "load" in laps:
                 head.append("user CPU of loading")
                 columns.append((text, "load", "user"))
             yield from _grid(table, text, head, columns)
@@ -118,9 +118,9 @@ def _grid(
         if any(cells):
             notes = [table.row(subject, text) for text, _, _ in columns[:1]]
             told = [row.notes.get("flushes", "") for row in notes if row]
-            lines.append([subject, *cells, *(told if table.name == "image" else ())])
+            lines.append([subject, *cells, *(told if table.loads else ())])
     if lines:
-        more = ["it asked for"] if table.name == "image" else []
+        more = ["it asked for"] if table.loads else []
         yield caption, ["", *head, *more], lines
 
 
@@ -139,7 +139,7 @@ def notes(table: Table) -> list[str]:
         f"{row.subject} ({row.label}): {key} {value}"
         for row in table.rows
         for key, value in row.notes.items()
-        if table.name != "image" and not row.refused
+        if not table.loads and not row.refused
     ]
 
 

@@ -32,8 +32,11 @@ FORMAT = 1
 REFERENCE = "layerfs overlay"
 """Whose evidence the others' must equal, and whom they are compared with."""
 MOST_PASSES = 30
-SLOW = ("devicemapper", "vfs", "zfs")
-"""Drivers that have no part in the workloads with images when time is short."""
+NO_IMAGES = {
+    **dict.fromkeys(("devicemapper", "vfs", "zfs"), "loading takes it long"),
+    **dict.fromkeys(("aufs", "fuse"), "it unpacks as overlay does"),
+}
+"""Drivers that have no part in the workloads with images when time is short, and why."""
 
 Json = dict[str, Any]
 
@@ -44,8 +47,12 @@ class Plan:
     full: bool
     drivers: Sequence[str]
     peers: Sequence[str]
-    workloads: Sequence[str]
+    workloads: Sequence[Workload]
     command: str = ""
+
+    def parameters(self, workload: Workload) -> Sequence[Parameter]:
+        """What has nothing for a short run is run in full when it is asked for."""
+        return workload.full if self.full or not workload.short else workload.short
 
     @property
     def patience(self) -> float:
@@ -127,9 +134,8 @@ def compare(cases: Sequence[Case]) -> None:
 
 def measure(plan: Plan, say: Callable[[str], None]) -> Json:
     """Run the plan; the results as they are written to the JSON."""
-    if "image" in plan.workloads:
-        say("making the images, the first time only (some minutes)")
-        workloads.image.make_archives()
+    parameters = [one for workload in plan.workloads for one in plan.parameters(workload)]
+    workloads.image.make_archives((one for one in parameters if "image" in one), say)
     begin, began = time.monotonic(), time.strftime("%Y-%m-%d %H:%M:%S")
     result: Json = {}
     say(f"measuring for {plan.minutes:g} minutes")
@@ -150,7 +156,7 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Json:
                 "absent": absent,
                 "workloads": [
                     {"name": one.name, "title": one.title, "about": one.about, "laps": dict(one.laps)}
-                    for one in map(workloads.ALL.__getitem__, plan.workloads)
+                    for one in plan.workloads
                 ],
                 "cases": [case.as_json() for case in cases],
             }
@@ -165,8 +171,8 @@ def _cases(plan: Plan, found: Sequence[Subject]) -> list[Case]:
     """The first parameter of each workload comes first: where time runs out, something is told of all."""
     cases = [
         (number, Case(workload, parameter, subject))
-        for workload in map(workloads.ALL.__getitem__, plan.workloads)
-        for number, parameter in enumerate(workload.full if plan.full else workload.short)
+        for workload in plan.workloads
+        for number, parameter in enumerate(plan.parameters(workload))
         for subject in found
         if workload.takes(subject)
     ]
@@ -263,10 +269,10 @@ def _subjects(plan: Plan, scratch: Path, held: contextlib.ExitStack) -> tuple[li
             place = held.enter_context(_place(driver, scratch, ground, plan.minutes * 60 + 600))
             library, command = held.enter_context(layerfs_subjects(driver, place, plan.patience))
             found.append(library)
-            if plan.full or driver not in SLOW:
+            if plan.full or driver not in NO_IMAGES:
                 found.append(command)
-            elif "image" in plan.workloads:
-                absent[f"layerfs {driver}, images"] = "loading takes it long: in a full run"
+            elif any(one.takes(command) for one in plan.workloads):
+                absent[f"layerfs {driver}, images"] = f"{NO_IMAGES[driver]}: in a full run"
         except LayerfsError as error:
             absent[f"layerfs {driver}"] = str(error).splitlines()[0]
     for name in plan.peers:
