@@ -213,7 +213,7 @@ def _lines(table: Table, key: str) -> Picture:
     axes = picture.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes[len(laps) :]:
         axis.set_visible(False)
-    values = sorted({row.parameter[key] for row in table.rows})
+    values = sorted({row.parameter[key] for row in table.rows if any(map(row.figure, laps))})
     drawn: dict[str, Any] = {}
     for axis, lap in zip(axes, laps, strict=False):
         for subject in table.subjects:

@@ -69,7 +69,8 @@ def summary(found: Sequence[Table]) -> Iterator[str]:
     by_name = {table.name: table for table in found}
     for table in found:
         for text in table.labels if table.loads else ():
-            yield from _against(table, text, "load", f"Loading ({text})")
+            yield from _against(table, text, "disk", f"Loading ({text}) until it is on the disk")
+            yield from _against(table, text, "load", "Processor time of that in user mode", "user")
     if mounting := by_name.get("mount"):
         for text in mounting.labels:
             ours, ratio = mounting.figure(REFERENCE, text, "mount"), None
@@ -82,15 +83,16 @@ def summary(found: Sequence[Table]) -> Iterator[str]:
             yield from _against(containers, text, lap, f"{containers.laps[lap].capitalize()} ({text})")
 
 
-def _against(table: Table, text: str, lap: str, what: str) -> Iterator[str]:
+def _against(table: Table, text: str, lap: str, what: str, of: str = "wall") -> Iterator[str]:
     ours = table.figure(REFERENCE, text, lap)
     others = [
         f"{subject} {ratio.value:.1f}"
         for subject in table.subjects
-        if subject in ENGINES and (ratio := table.ratio(subject, text, lap, REFERENCE))
+        if subject in ENGINES and (ratio := table.ratio(subject, text, lap, REFERENCE, of))
     ]
     if ours and others:
-        yield f"{what}: {REFERENCE} {time_text(ours.wall)}; times as long: {', '.join(others)}."
+        taken = time_text(ours.wall if of == "wall" else ours.user)
+        yield f"{what}: {REFERENCE} {taken}; times as long: {', '.join(others)}."
 
 
 def grids(table: Table) -> Iterator[Grid]:
@@ -162,6 +164,7 @@ def facts(result: Json) -> str:
         f"{host['system']}, Python {host['python']}; load average at the beginning {host['load'][0]}. "
         f"Everything stands on sparse files on {host['scratch']}: one ext4 for overlay, vfs and all others, "
         "a file system or pool of its own for each other driver."
+        + "".join(f" {name} is mounted by FUSE here." for name in result["over_fuse"])
     )
 
 

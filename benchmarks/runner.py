@@ -22,7 +22,7 @@ from attrs import define, field, frozen
 
 from benchmarks import host, peers, workloads
 from benchmarks.clock import Clock, Lap
-from benchmarks.subjects import Failed, Subject, layerfs_subjects
+from benchmarks.subjects import Failed, Library, Subject, layerfs_subjects
 from benchmarks.workload import Evidence, Parameter, Workload, label
 from layerfs.errors import LayerfsError, NotSupported
 from layerfs.registry import installed
@@ -154,6 +154,7 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Json:
                 "full": plan.full,
                 "host": facts,
                 "absent": absent,
+                "over_fuse": [one.name for one in found if isinstance(one, Library) and one.over_fuse],
                 "workloads": [
                     {"name": one.name, "title": one.title, "about": one.about, "laps": dict(one.laps)}
                     for one in plan.workloads

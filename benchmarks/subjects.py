@@ -186,6 +186,10 @@ class Library:
         return self.store.root
 
     @property
+    def over_fuse(self) -> bool:
+        return self.store.driver.status().get("mounted by") == "FUSE"
+
+    @property
     def deepest(self) -> int:
         limit = self.store.driver.capabilities.max_depth
         return 10_000 if limit is None else limit - 2  # an init layer and a writable one

@@ -4,8 +4,8 @@
 
 Layer 1 is mmdebstrap's; layer 2 installs packages with apt; layer 3 removes, replaces and makes anew.
 Layers 2 and 3 are made the way anybody would: ``layerfs create``, ``mount``, work in it, ``commit``.
-``--large``: 13 layers of packages in place of one, and no documentation, as in Debian's slim images: what
-the images of developers look like. Runs as root or as root of a user namespace.
+``--large``: 13 layers of packages in place of one, set up as Debian's slim images are: without
+documentation. The images of developers look like that. Runs as root or as root of a user namespace.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ LARGE = (
     "postgresql-client sqlite3 vim",
     "ffmpeg",
 )
-SLIM = [f"--dpkgopt=path-exclude=/usr/share/{place}/*" for place in ("doc", "info", "locale", "man")]
+SLIM = [
+    "--dpkgopt=force-unsafe-io",
+    *(f"--dpkgopt=path-exclude=/usr/share/{place}/*" for place in ("doc", "info", "locale")),
+]
 CHANGE = """
 rm -rf /usr/share/doc /usr/share/locale
 mkdir /usr/share/locale

@@ -66,6 +66,7 @@ def result() -> dict[str, Any]:
             "versions": {"podman": "podman 4"},
         },
         "absent": {"layerfs zfs": "no <zfs> here"},
+        "over_fuse": ["layerfs aufs"],
         "workloads": [
             {"name": "mount", "title": "Mounting", "about": "Mounts.", "laps": {"mount": "mount"}},
         ],
@@ -105,6 +106,7 @@ def test_the_summary_in_markdown_has_figures_ratios_and_the_host(result: dict[st
     assert "Mounting (depth 15) takes 30.0 ms, 2.0 (2.0–2.0) times the bare system calls." in text
     assert "![Mounting](mount.png)" in text
     assert "layerfs zfs: no <zfs> here" in text
+    assert "layerfs aufs is mounted by FUSE here." in text
 
 
 def test_the_page_has_everything_in_it(result: dict[str, Any], tmp_path: Path) -> None:
