@@ -264,7 +264,7 @@ def _subjects(plan: Plan, scratch: Path, held: contextlib.ExitStack) -> tuple[li
     ext4."""
     found: list[Subject] = []
     absent: dict[str, str] = {}
-    ground = held.enter_context(_ground(scratch))
+    ground = held.enter_context(own_ext4())
     for driver in sorted(plan.drivers, key=lambda name: name != "overlay"):
         try:
             place = held.enter_context(_place(driver, scratch, ground, plan.minutes * 60 + 600))
@@ -298,7 +298,8 @@ def _skipping(context: contextlib.AbstractContextManager[Any]) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _ground(scratch: Path) -> Iterator[Path]:
+def own_ext4() -> Iterator[Path]:
+    """With a journal, whatever the host has: without one, inodes that were freed slow all that follows."""
     from tests.filesystems import file_system
 
     mkfs = ["-E", "lazy_itable_init=0,lazy_journal_init=0"]
