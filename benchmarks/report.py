@@ -78,7 +78,7 @@ def summary(found: Sequence[Table]) -> Iterator[str]:
             if ours and ratio:
                 yield f"Mounting ({text}) takes {time_text(ours.wall)}, {ratio} times the bare system calls."
     if containers := by_name.get("container"):
-        text = containers.labels[-1] if containers.labels else ""
+        text = containers.labels[0] if containers.labels else ""
         for lap in ("create", "changes", "commit"):
             yield from _against(containers, text, lap, f"{containers.laps[lap].capitalize()} ({text})")
 

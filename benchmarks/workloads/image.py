@@ -11,7 +11,7 @@ from benchmarks import images, trees
 from benchmarks.clock import Clock
 from benchmarks.flushes import counted
 from benchmarks.images import Archive
-from benchmarks.subjects import Engine, Saves, Subject
+from benchmarks.subjects import CommandLine, Engine, Saves, Subject
 from benchmarks.workload import Evidence, Parameter, is_engine, workload
 from layerfs.errors import NotSupported
 from layerfs.linux.syncfs import syncfs
@@ -87,12 +87,20 @@ def image(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> 
     return evidence
 
 
+_QUICK = ("overlay", "btrfs")
+
+
+def _is_quick(subject: Subject) -> bool:
+    """Not a driver that copies all below for each layer, or is slow at it, or unpacks as overlay does."""
+    return is_engine(subject) and (not isinstance(subject, CommandLine) or subject.driver in _QUICK)
+
+
 @workload(
     "A large image: in, out, away",
     _LAPS,
     short=[],
     full=[{"image": "debian-large"}],
-    takes=is_engine,
+    takes=_is_quick,
 )
 def large_image(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> Evidence:
     """The same with a Debian image as developers use them: compilers, interpreters, fonts, in 15 layers."""
