@@ -50,7 +50,7 @@ LARGE = (
     "fonts-dejavu fonts-noto-cjk",
     "default-jre-headless",
     "postgresql-client sqlite3 vim",
-    "ffmpeg",
+    "jq less rsync",
 )
 SLIM = [
     "--dpkgopt=force-unsafe-io",
