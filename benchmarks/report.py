@@ -147,11 +147,14 @@ def notes(table: Table) -> list[str]:
 
 def refusals(table: Table) -> list[str]:
     """Who is not compared, and why."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for row in table.rows:
         if row.refused:
-            reasons.setdefault((row.subject, row.refused), []).append(row.label or table.title)
-    return [f"{subject} ({'; '.join(where)}): {why}" for (subject, why), where in reasons.items()]
+            found.setdefault((row.subject, row.refused), []).append(row.label or table.title)
+    alike: dict[tuple[str, str], list[str]] = {}
+    for (subject, why), where in found.items():
+        alike.setdefault(("; ".join(where), why), []).append(subject)
+    return [f"{', '.join(subjects)} ({where}): {why}" for (where, why), subjects in alike.items()]
 
 
 def facts(result: Json) -> str:

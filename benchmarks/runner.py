@@ -57,7 +57,7 @@ class Plan:
     @property
     def patience(self) -> float:
         """Seconds for a driver to make the layers of one stack in."""
-        return 300 if self.full else 10
+        return 300 if self.full else 5
 
 
 @define

@@ -20,8 +20,8 @@ from benchmarks.workload import (
     workload,
 )
 
-_SHORT: list[Parameter] = [{"depth": depth} for depth in (1, 15, 120)]
-_FULL: list[Parameter] = [{"depth": 498}]
+_SHORT: list[Parameter] = [{"depth": depth} for depth in (1, 15, 60)]
+_FULL: list[Parameter] = [{"depth": depth} for depth in (120, 498)]
 _ALL_LAYERS = images.deep(498)
 _WARM = 10
 
