@@ -96,7 +96,7 @@ def drop_caches(subject: Roots) -> None:
 
 def prepare(subject: Roots, stack: Stack) -> None:
     if len(stack.tars) > subject.deepest:
-        raise NotSupported(f"not tried upon more than {subject.deepest}")
+        raise NotSupported(f"not tried upon more layers than {subject.deepest}")
     subject.prepare(stack)
 
 
