@@ -13,6 +13,7 @@ import attrs
 import pytest
 
 from benchmarks import figures, report
+from benchmarks.__main__ import plan
 from benchmarks.clock import Lap
 from benchmarks.runner import Case, compare
 from benchmarks.workloads import ALL
@@ -146,6 +147,19 @@ def test_evidence_of_other_work_is_refused() -> None:
     assert [one.refused for one in cases] == [
         "did other work: tree is not that of layerfs overlay", "", "", ""
     ]  # fmt: skip
+
+
+def test_what_takes_long_is_measured_in_full_or_when_asked_for() -> None:
+    def planned(*words: str) -> dict[str, list[Any]]:
+        made = plan(words)
+        return {one.name: [dict(parameter) for parameter in made.parameters(one)] for one in made.workloads}
+
+    large = {"large-image": [{"image": "debian-large"}]}
+    assert planned("--only", "large-image") == large
+    assert planned().keys() == ALL.keys() - {"huge", "large-image"}
+    assert large.items() <= planned("--full").items()
+    assert {"image": "debian-zstd"} in planned("--full")["image"]
+    assert {"image": "debian-zstd"} not in planned()["image"]
 
 
 def test_a_small_run(tmp_path: Path) -> None:
