@@ -7,6 +7,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -265,11 +266,15 @@ def as_html(result: Json, pictures: Mapping[str, bytes]) -> str:
 
 
 def _p(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>"
+    return f"<p>{_escaped(text)}</p>"
 
 
 def _aside(text: str) -> str:
-    return f'<p class="aside">{html.escape(text)}</p>'
+    return f'<p class="aside">{_escaped(text)}</p>'
+
+
+def _escaped(text: str) -> str:
+    return re.sub("`+([^`]+)`+", r"<code>\1</code>", html.escape(text))
 
 
 def _html_list(lines: Sequence[str], kind: str = "") -> str:

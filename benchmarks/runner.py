@@ -1,8 +1,8 @@
 """Lets subjects and workloads take turns until the time is over, and refuses who did other work.
 
 The first pass goes through everything once, and its evidence is compared. Then come further passes, each
-over one workload in an order of its own, the workload that has had the least time next: what is cheap is
-repeated often, and what else the host does disturbs all alike."""
+over one workload with one parameter, in an order of its own, the one that has had the least time next: what
+is cheap is repeated often, and what else the host does disturbs all alike."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REFERENCE = "layerfs overlay"
 MOST_PASSES = 30
 NO_IMAGES = {
     **dict.fromkeys(("devicemapper", "vfs", "zfs"), "loading takes it long"),
-    **dict.fromkeys(("aufs", "fuse"), "it unpacks as overlay does"),
+    **dict.fromkeys(("aufs", "fuse"), "they are unpacked as by overlay"),
 }
 """Drivers that have no part in the workloads with images when time is short, and why."""
 
@@ -74,8 +74,13 @@ class Case:
     refused: str = ""
     """Why it is not compared."""
 
+    @property
+    def turn(self) -> str:
+        """All cases of it are compared."""
+        return f"{self.workload.title} ({label(self.parameter) or '-'})"
+
     def __str__(self) -> str:
-        return f"{self.workload.title} ({label(self.parameter) or '-'}): {self.subject.name}"
+        return f"{self.turn}: {self.subject.name}"
 
     def run(self, *, check: bool = False) -> None:
         begin = time.monotonic()
@@ -120,10 +125,10 @@ def _difference(found: Evidence, wanted: Evidence, whose: str) -> str:
 
 def compare(cases: Sequence[Case]) -> None:
     """Refuse every case whose evidence differs from the reference's, or from most where that has none."""
-    groups: dict[tuple[str, str], list[Case]] = defaultdict(list)
+    groups: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         if case.samples:
-            groups[case.workload.name, label(case.parameter)].append(case)
+            groups[case.turn].append(case)
     for group in groups.values():
         [reference] = [case for case in group if case.subject.name == REFERENCE][:1] or group[:1]
         for case in group:
@@ -218,41 +223,26 @@ class _Turns:
             case.run(check=True)
 
     def further_passes(self) -> None:
-        spent: dict[str, float] = defaultdict(float)
-        passes: dict[str, int] = defaultdict(int)
+        """Over one workload with one parameter each, the subjects in another order each time."""
         groups: dict[str, list[Case]] = defaultdict(list)
         for case in self.cases:
             if case.samples and not case.refused:
-                groups[case.workload.name].append(case)
-        cost = sum(case.seconds for cases in groups.values() for case in cases)
-        if cost:
-            self.say(
-                f"a pass over everything takes {cost:.0f} s; {_minutes(self.left)} left for more of them"
-            )
-        while True:
-            fitting = [
-                name
-                for name, cases in groups.items()
-                if passes[name] < MOST_PASSES and sum(case.seconds for case in cases) < self.left
-            ]
-            if not fitting:
-                return
-            name = min(fitting, key=lambda name: (spent[name], name))
-            passes[name] += 1
-            self.say(f"{_minutes(self.left)} left: {groups[name][0].workload.title}, pass {passes[name] + 1}")
+                groups[case.turn].append(case)
+        cost = {turn: sum(case.seconds for case in group) for turn, group in groups.items()}
+        self.say(
+            f"a pass over everything takes {sum(cost.values()):.0f} s; {_minutes(self.left)} left for more"
+        )
+        spent, passes = dict.fromkeys(groups, 0.0), dict.fromkeys(groups, 1)
+        while fitting := [turn for turn in groups if passes[turn] < MOST_PASSES and cost[turn] < self.left]:
+            turn = min(fitting, key=lambda turn: (spent[turn], cost[turn]))
+            passes[turn] += 1
+            self.say(f"{_minutes(self.left)} left: {turn}, pass {passes[turn]}")
             begin = time.monotonic()
-            self._one_pass(groups[name])
-            spent[name] += time.monotonic() - begin
-
-    def _one_pass(self, cases: Sequence[Case]) -> None:
-        """The subjects in another order each time, at one parameter after the other."""
-        by_parameter: dict[str, list[Case]] = defaultdict(list)
-        for case in cases:
-            by_parameter[label(case.parameter)].append(case)
-        for group in by_parameter.values():
-            for case in self._random.sample(group, len(group)):
+            for case in self._random.sample(groups[turn], len(groups[turn])):
                 if not case.refused:
                     case.run()
+            cost[turn] = time.monotonic() - begin
+            spent[turn] += cost[turn]
 
 
 def _minutes(seconds: float) -> str:
@@ -269,6 +259,9 @@ def _subjects(plan: Plan, scratch: Path, held: contextlib.ExitStack) -> tuple[li
         try:
             place = held.enter_context(_place(driver, scratch, ground, plan.minutes * 60 + 600))
             library, command = held.enter_context(layerfs_subjects(driver, place, plan.patience))
+            if library.over_fuse and driver != "fuse" and "fuse" in plan.drivers and not plan.full:
+                absent[f"layerfs {driver}"] = "mounted by FUSE here, as layerfs fuse is: in a full run"
+                continue
             found.append(library)
             if plan.full or driver not in NO_IMAGES:
                 found.append(command)

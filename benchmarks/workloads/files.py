@@ -48,7 +48,7 @@ def copy_up(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -
 @workload(
     "Many small files",
     {"create": "create them", "stat": "look at them", "read": "read them", "unlink": "remove them"},
-    short=[{"files": 2_000}],
+    short=[{"files": 1_000}],
     full=[{"files": 20_000}],
     takes=is_roots,
 )
@@ -88,7 +88,7 @@ def storm(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> 
         "chmod": "change the mode of every file",
         "remove": "remove it",
     },
-    short=[{"files": 500}],
+    short=[{"files": 300}],
     full=[{"files": 4_000}],
     takes=is_roots,
 )

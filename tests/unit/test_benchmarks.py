@@ -119,6 +119,7 @@ def test_the_page_has_everything_in_it(result: dict[str, Any], tmp_path: Path) -
     assert 'src="data:image/png;base64,' in page
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
     assert "no &lt;zfs&gt; here" in page
+    assert "<code>python -m benchmarks</code>" in page
     inside = re.search(r'<script type="application/json" id="results">(.*?)</script>', page, re.DOTALL)
     assert inside and json.loads(inside[1]) == result
 
