@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import sqlite3
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def test_what_is_offered_is_whole_and_what_was_safe_is_there(driver: str, fs: st
         truth = trees(store)
         safe = {app.id: "loaded", committed.id: "committed"}
     (disk,) = made
-    for count in points(disk):
+    tried = points(disk)
+    for count in tried:
         with disk.as_of(count) as root:
             another_boot(root)
             with opened(root, driver) as store:
@@ -52,6 +54,8 @@ def test_what_is_offered_is_whole_and_what_was_safe_is_there(driver: str, fs: st
                     if count > disk.mark(mark):
                         assert set(store.image(id).layers) <= there.keys(), f"after {count} writes"
                 assert store.check() == [], f"after {count} writes"
+    after = len(disk.writes) - disk.mark("begun")
+    sys.stdout.write(f"{driver} upon {fs}: whole at {len(tried)} points, of {after} writes\n")
 
 
 def points(disk: Disk) -> Sequence[int]:
