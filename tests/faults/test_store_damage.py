@@ -147,11 +147,12 @@ def picture(store: Store, scratch: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def quiet(path: Path) -> Iterator[None]:
     """As rot does it: the directory's and the file's times stay."""
-    times = {one: one.lstat() for one in (path, path.parent) if one.exists()}
+    parent = path.parent.stat()  # may be behind a link, of a process to its descriptor
+    own = path.lstat() if os.path.lexists(path) else None
     yield
-    for one, status in times.items():
-        if os.path.lexists(one):
-            os.utime(one, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
+    if own is not None:
+        os.utime(path, ns=(own.st_atime_ns, own.st_mtime_ns), follow_symlinks=False)
+    os.utime(path.parent, ns=(parent.st_atime_ns, parent.st_mtime_ns))
 
 
 Find = Callable[[Store], LayerInfo]
