@@ -22,6 +22,7 @@ from layerfs.store.check import Problem
 from layerfs.store.records import LayerInfo
 from layerfs.store.store import Store
 from tests import migrationkit, zfskit
+from tests.faults.anywhere import quick_mounts
 from tests.places import Place, place_for
 
 LONG = os.environ.get("LAYERFS_LONG") == "1"
@@ -102,7 +103,8 @@ def writable_device(pool: Any, id: GraphID) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    with place_for(request.param, tmp_path_factory.mktemp("damage")) as place:
+    scratch = tmp_path_factory.mktemp("damage")
+    with quick_mounts(request.param), place_for(request.param, scratch) as place:
         yield Ground(request.param, place)
         for mount in reversed(mounts_below(place.base)):
             if Path(os.fsdecode(mount.mount_point)) != place.base:
