@@ -126,11 +126,11 @@ class Store:
         diffID is not ``expected``; :class:`LayerNotFound` for a parent that is not there;
         :class:`DepthExceeded`.
         """
-        from layerfs.store.register import Counted, register
+        from layerfs.store.register import Told, register
 
         self._core.writable()
-        counted = io.BufferedReader(Counted(tar, progress, what))
-        return register(self._core, counted, parent, expected, limits=limits)
+        told = io.BufferedReader(Told(tar, lambda done: progress(what, done, None)))
+        return register(self._core, told, parent, expected, limits=limits)
 
     def reserving(self, depths: Sequence[int]) -> AbstractContextManager[None]:
         """In the block so many layers can be registered, of these depths (1: upon nothing), without a wait
