@@ -31,8 +31,8 @@ from pathlib import Path
 from layerfs.driver import Leak
 from layerfs.errors import MountBusy
 from layerfs.linux.flock import FileLock, open_locked
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import holders, is_mount, mount_of, mounts_below
+from layerfs.linux.umount import umount
 from layerfs.values import frozen
 
 

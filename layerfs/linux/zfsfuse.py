@@ -29,7 +29,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from layerfs.linux import umount
 from layerfs.linux.flock import lock
+from layerfs.linux.mountcalls import detached
 from layerfs.linux.syscall import failure
 from layerfs.linux.within import within
 
@@ -83,8 +85,6 @@ def release(target: Path) -> None:
 
     Not waited for is whoever else has it mounted, or open: the daemon hangs if that one closes a file last.
     """
-    from layerfs.linux import mount
-
     with turn(), _control() as control:
         try:
             connection = _settle(target, control)
@@ -93,9 +93,9 @@ def release(target: Path) -> None:
         except TimeoutError:
             raise
         except OSError:  # the daemon is dead
-            mount.release(target)
+            umount.release(target)
             return
-        mount.release(target)
+        umount.release(target)
         if not connection.exists():
             _wait_until(lambda: _mounts_served(pid) < before)
             time.sleep(_SECOND_CLOSE)
@@ -121,8 +121,6 @@ def _settle(target: Path, control: Path) -> Path:
 @contextlib.contextmanager
 def _control() -> Iterator[Path]:
     """What the kernel tells of FUSE connections, mounted nowhere."""
-    from layerfs.linux.mount import detached
-
     fd = detached("fusectl", "fusectl", ())
     try:
         yield Path(f"/proc/self/fd/{fd}")

@@ -37,8 +37,9 @@ from layerfs.errors import (
     translated,
 )
 from layerfs.ids import GraphID, parse_graph_id
-from layerfs.linux.mount import release, takes_single_layers
 from layerfs.linux.mountinfo import holders, is_mount, mounts_below
+from layerfs.linux.overlaymount import takes_single_layers
+from layerfs.linux.umount import release
 from layerfs.mountcount import MountCount
 from layerfs.overlay.layout import PER_LAYER, Layout, Shape
 from layerfs.overlay.stack import MOST_LAYERS, Stack, stack

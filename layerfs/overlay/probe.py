@@ -16,8 +16,8 @@ from layerfs.archive.whiteout import WhiteoutFormat, overlay_format
 from layerfs.errors import NotSupported, SystemFailure
 from layerfs.linux.backing import file_system, nearest, scratch
 from layerfs.linux.fuseserver import watched
-from layerfs.linux.mount import release
 from layerfs.linux.opened import opened
+from layerfs.linux.umount import release
 from layerfs.linux.userns import has_capability, in_user_namespace
 from layerfs.overlay.stack import Stack
 from layerfs.overlay.ways import ByKernel, Way

@@ -19,8 +19,8 @@ import pytest
 
 from layerfs.errors import LayerfsError, NoSpace, ReadOnly
 from layerfs.linux import quota
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mount_of, mounts_below
+from layerfs.linux.umount import umount
 from layerfs.store.store import Store
 from tests.faults.anywhere import (
     LONG,

@@ -17,9 +17,9 @@ from layerfs.archive.changes import ChangeKind
 from layerfs.cli.main import main
 from layerfs.errors import MountFailed, NotSupported
 from layerfs.linux.fuseserver import server_of
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import is_mount, mount_of, mounts_below
 from layerfs.linux.privatemount import private_mount
+from layerfs.linux.umount import umount
 from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, TOP, make_layer, mounted
 from layerfs.testing.entries import directory, file

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import is_mount, mount_of
+from layerfs.linux.umount import umount
 from tests.fusekit import Ground, layerfs_fuse
 from tests.require import need
 
