@@ -6,6 +6,8 @@ A tar may call one file ``etc/passwd``, ``./etc/passwd`` or ``/etc//passwd``. In
 
 from __future__ import annotations
 
+import functools
+
 from layerfs.errors import EntryRefused, MalformedArchive, PathEscape, show
 
 NAME_MAX = 255
@@ -21,6 +23,7 @@ _DOTS = (b"", b".")
 _SLASH = 0x2F
 
 
+@functools.lru_cache(16)  # who records an entry and who unpacks it ask for the same name in turn
 def normalise(name: bytes) -> bytes:
     """``name``, as a tar has it, relative to the root: no leading ``/``, no empty and no ``.`` component.
 

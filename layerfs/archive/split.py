@@ -52,6 +52,10 @@ MAGIC = b"LFSPLIT\x01"
 FileOpener = Callable[[bytes], BinaryIO]
 """Opens one file of the layer by its normalised name."""
 
+# To look a member up in its enumeration takes ten times as long.
+_FILE_TYPE = EntryType.FILE
+_SYMLINK = EntryType.SYMLINK
+
 _LITERAL = struct.Struct("<cI")
 _FILE = struct.Struct("<cIQII")
 _COUNT = struct.Struct("<I")
@@ -215,7 +219,7 @@ class _Recording:
         head = reader.head()
         self._count.add(entry, len(head))
         self.steps.literal(head)
-        if entry.type is EntryType.SYMLINK:
+        if entry.type is _SYMLINK:
             self._links.add(normalise(entry.name))
         elif entry.payload:
             name = self._name_on_disk(entry)
@@ -252,7 +256,7 @@ class _Recording:
 
     def _name_on_disk(self, entry: Entry) -> bytes | None:
         """The name under which the payload will be found as a file, or None."""
-        if entry.type is not EntryType.FILE:
+        if entry.type is not _FILE_TYPE:
             return None
         name = normalise(entry.name)
         if b".wh." in name and b"/.wh." in b"/" + name:

@@ -36,6 +36,10 @@ from layerfs.store.images import BlobInfo, ImageRecord
 from layerfs.store.layer import Layer
 from layerfs.store.store import Store
 
+_A_LAYER = 512 << 10
+"""What a layer counts beside its bytes when it is to be written to the disk: inodes and directories are
+written, too, and small layers have little else."""
+
 
 @attrs.frozen
 class Loaded:
@@ -187,6 +191,7 @@ class _Load:
             return chain
         self._made.append(chain)
         self._held.append(self._register(layer, parent))
+        self._read(_A_LAYER)
         return chain
 
     def _register(self, layer: FoundLayer, parent: ChainID | None) -> Layer:
