@@ -2,7 +2,8 @@
 
 Every write to the disk goes through the kernel's dm-log-writes target (Linux 4.1; its log is described in
 ``Documentation/admin-guide/device-mapper/log-writes.rst``), which notes it on a second disk once the first
-has it for certain: when the cache was flushed. :meth:`Disk.as_of` puts the first so many writes on a third.
+has it for certain: when the cache was flushed. :meth:`Disk.as_of` puts the first so many writes on a third,
+without some of those that no flush had followed by then: a disk may write what is in its cache in any order.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import contextlib
 import os
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import attrs
 
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from tests.require import need
 from tests.thinkit import dmsetup
 
@@ -39,7 +40,7 @@ class Write:
     at: int
     """Where in the log its data is."""
     settles: bool
-    """All writes before it are on the disk, it says."""
+    """It was noted when it, and all that was noted before it, was on the disk for certain."""
     mark: str
 
 
@@ -57,13 +58,19 @@ class Disk:
         """How many writes came before the mark."""
         return next(number for number, write in enumerate(self.writes) if write.mark == name)
 
+    def cached(self, count: int) -> range:
+        """Which of the first ``count`` writes may be lost by then: they follow the last flush."""
+        settled = [number for number in range(count) if self.writes[number].settles]
+        return range(settled[-1] + 1 if settled else 0, count)
+
     @contextlib.contextmanager
-    def as_of(self, count: int) -> Iterator[Path]:
-        """The file system as it comes up when the power goes after the first ``count`` writes."""
+    def as_of(self, count: int, lost: Set[int] = frozenset()) -> Iterator[Path]:
+        """The file system as it comes up when the power goes after the first ``count`` writes, and of these
+        the disk has ``lost`` some that were :meth:`cached`."""
         image, root = self.scratch / "replayed", self.scratch / "root"
         root.mkdir(exist_ok=True)
         try:
-            self._replay(image, count)
+            self._replay(image, count, lost)
             subprocess.run(["mount", "-o", "loop", "-t", self.kind, image, root], check=True)
             try:
                 yield root
@@ -73,10 +80,12 @@ class Disk:
         finally:
             image.unlink(missing_ok=True)
 
-    def _replay(self, image: Path, count: int) -> None:
+    def _replay(self, image: Path, count: int, lost: Set[int]) -> None:
         with image.open("w+b") as disk, self.log.open("rb") as log:
             disk.truncate(self.size)
-            for write in self.writes[:count]:
+            for number, write in enumerate(self.writes[:count]):
+                if number in lost:
+                    continue
                 data = os.pread(log.fileno(), write.sectors * SECTOR, write.at)
                 os.pwrite(disk.fileno(), data, write.sector * SECTOR)
 

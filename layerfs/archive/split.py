@@ -76,7 +76,7 @@ class Recorded:
     entries: int
 
 
-@attrs.frozen(slots=True)
+@attrs.define
 class _FileStep:
     number: int
     name: bytes
@@ -207,8 +207,9 @@ class _Recording:
         return self
 
     def __next__(self) -> Entry:
-        self._end_entry()
         reader = self._reader
+        if reader.left or self._file is not None:
+            self._end_entry()
         entry = next(reader)
         self.number = reader.number
         head = reader.head()
@@ -310,7 +311,7 @@ class _StepSpool:
         import zstandard
 
         self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(_SPOOLED, dir=scratch)  # noqa: SIM115
-        self._compress = zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
+        self._compress = zstandard.ZstdCompressor(level=1, write_checksum=True).compressobj()
         self._literal: list[bytes] = []
         self._literal_size = 0
         self._steps: list[bytes] = []

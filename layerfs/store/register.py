@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import time
-from collections.abc import Iterator
-from typing import BinaryIO, cast
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import attrs
 
@@ -16,7 +15,6 @@ from layerfs.archive.split import Recorder
 from layerfs.errors import DigestMismatch, LayerfsError, translated
 from layerfs.ids import CacheID, ChainID, DiffID, chain_id, new_cache_id
 from layerfs.linux.flock import FileLock
-from layerfs.progress import Progress
 from layerfs.store import damaged, references, rows
 from layerfs.store.announce import announce_layer
 from layerfs.store.core import Core
@@ -48,53 +46,35 @@ def register(
     known = take(core, chain)
     if known is not None:
         return known
-    with _alone(core, chain) as lock:
+    with _alone(core, chain):
         known = take(core, chain)
         if known is not None:
             return known
-        telling = cast("BinaryIO", _Telling(tar, lock))
-        return _Registration(core, below, expected, limits).run(telling, compressed=compressed)
+        return _Registration(core, below, expected, limits).run(tar, compressed=compressed)
 
 
 @contextlib.contextmanager
-def _alone(core: Core, chain: ChainID) -> Iterator[FileLock]:
+def _alone(core: Core, chain: ChainID) -> Iterator[None]:
     """Of all that register one chainID at once, one works; the rest wait for it as long as it goes on."""
     _ = core.owner.id  # so that whoever finds us dead looks for the lock as well
     lock = FileLock(core.chain_lock(chain), unlink=True)
     with translated(f"wait for others that register {chain}"):
         lock.acquire()
     try:
-        yield lock
+        with lock.shown():
+            yield
     finally:
         lock.release()
 
 
-class _Telling:
-    """A stream that tells those who wait for a lock, every second, that it is read."""
+class Told(io.RawIOBase):
+    """A caller's stream; ``tell`` hears after each read how many bytes it was so far. Closing it leaves the
+    caller's open."""
 
-    def __init__(self, stream: BinaryIO, lock: FileLock) -> None:
-        self._stream = stream
-        self._lock = lock
-        self._next = 0.0
-
-    def read(self, size: int = -1, /) -> bytes:
-        if time.monotonic() >= self._next:
-            self._lock.touch()
-            self._next = time.monotonic() + 1
-        return self._stream.read(size)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)
-
-
-class Counted(io.RawIOBase):
-    """A caller's stream that tells how far it was read. Closing it leaves the caller's open."""
-
-    def __init__(self, stream: BinaryIO, progress: Progress, what: str) -> None:
+    def __init__(self, stream: BinaryIO, tell: Callable[[int], None]) -> None:
         super().__init__()
         self._stream = stream
-        self._progress = progress
-        self._what = what
+        self._tell = tell
         self._done = 0
 
     def readable(self) -> bool:
@@ -103,7 +83,7 @@ class Counted(io.RawIOBase):
     def read(self, size: int = -1, /) -> bytes:
         data = self._stream.read(size)
         self._done += len(data)
-        self._progress(self._what, self._done, None)
+        self._tell(self._done)
         return data
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]

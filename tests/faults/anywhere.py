@@ -8,8 +8,10 @@ import io
 import os
 import random
 import subprocess
+import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -41,13 +43,28 @@ _SAMPLE = {"fuse": 8, "aufs": 12, "zfs": 6, "devicemapper": 6}
 """How often a driver is tried in a sample; where each mount starts a process, or runs a tool, seldom."""
 
 
+SECONDS = float(os.environ.get("LAYERFS_FAULT_SECONDS", 900 if LONG else 0))
+"""How long a driver is tried; 0: a sample."""
+
+LIMIT = SECONDS * 2 + 600
+
+
 def rounds(driver: str) -> Iterator[int]:
-    """As many as are to be tried: for ``LAYERFS_FAULT_SECONDS``, by default 15 minutes of a long run."""
-    seconds = float(os.environ.get("LAYERFS_FAULT_SECONDS", 900 if LONG else 0))
-    deadline, number = time.monotonic() + seconds, 0
-    while time.monotonic() < deadline if seconds else number < _SAMPLE.get(driver, 25):
+    """As many as are to be tried."""
+    deadline, number = time.monotonic() + SECONDS, 0
+    while time.monotonic() < deadline if SECONDS else number < _SAMPLE.get(driver, 25):
         yield number
         number += 1
+
+
+@contextlib.contextmanager
+def tally(of: str) -> Iterator[Counter[str]]:
+    """What is counted is told, however the block ends."""
+    counts: Counter[str] = Counter()
+    try:
+        yield counts
+    finally:
+        sys.stdout.write(f"{of}: {', '.join(f'{count} {what}' for what, count in counts.items())}\n")
 
 
 APP, COMMITTED = "docker.io/library/app:1", "docker.io/library/committed:1"
@@ -149,7 +166,8 @@ def files_below(base: Path) -> Iterator[str]:
     for directory_, directories, files in os.walk(base):
         directories[:] = [name for name in directories if f"{directory_}/{name}" not in mounted]
         for name in (*directories, *files):
-            yield os.path.relpath(f"{directory_}/{name}", base)
+            if not name.startswith(".qgroup-"):  # of btrfs: goes with the last block of a removed subvolume
+                yield os.path.relpath(f"{directory_}/{name}", base)
 
 
 def loops(base: Path) -> Iterator[str]:
@@ -171,7 +189,8 @@ def processes(base: Path) -> list[str]:
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if os.fsencode(base) in words and int(pid) != os.getpid():
+            log = os.readlink(f"/proc/{pid}/fd/2")
+            if (os.fsencode(base) in words or log.startswith(f"{base}/")) and int(pid) != os.getpid():
                 found.append(f"{pid} {words!r}")
     return found
 
@@ -342,6 +361,13 @@ def tidy(store: Store) -> None:
     assert store.prune().errors == ()
 
 
+def quick_mounts(driver: str) -> contextlib.AbstractContextManager[None]:
+    """Mounts over FUSE spare the start of an interpreter, unless it is a sample: thousands are to be made."""
+    from tests.fusestart import loaded_once
+
+    return loaded_once() if SECONDS and driver in ("fuse", "aufs") else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def scratch_memory(tmp_path: Path) -> Iterator[Path]:
     """In memory where that can be: what is killed hundreds of times need not be flushed each time."""
@@ -350,8 +376,8 @@ def scratch_memory(tmp_path: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        from layerfs.linux.mount import umount
         from layerfs.linux.removetree import remove_tree
+        from layerfs.linux.umount import umount
 
         for entry in reversed(mounts_below(place)):
             umount(Path(os.fsdecode(entry.mount_point)), lazy=True)
@@ -373,5 +399,6 @@ def nothing_is_left(ground: Ground, store: Store) -> None:
 
 def is_as_before(ground: Ground) -> None:
     """When the store is closed again."""
-    assert settled(ground.look, ground.before) == ground.before
+    now = settled(ground.look, ground.before)
+    assert now == ground.before, {*now} ^ {*ground.before}
     assert settled(lambda: processes(ground.base)) == []

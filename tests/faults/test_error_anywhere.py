@@ -10,16 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import random
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import attrs
 import pytest
 
-from layerfs.errors import LayerfsError
+from layerfs.errors import LayerfsError, SystemFailure
+from layerfs.opening import open_store
+from layerfs.store import durability
 from tests.faults.anywhere import (
-    LONG,
+    LIMIT,
     SEED,
     WORKS,
     Ground,
@@ -29,8 +30,10 @@ from tests.faults.anywhere import (
     is_whole,
     nothing_is_left,
     prepare,
+    quick_mounts,
     rounds,
     scratch_memory,
+    tally,
     tidy,
 )
 from tests.places import place_for
@@ -119,19 +122,42 @@ class Failing:
         )
 
 
+@pytest.fixture(autouse=True)
+def written_back_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images here are too small to be written to the disk beside the work otherwise."""
+    monkeypatch.setattr(durability, "PORTION", 1)
+
+
 @pytest.mark.parametrize("driver", ["overlay", "vfs", "btrfs", "fuse", "aufs", "zfs"])
-@pytest.mark.timeout(14_400 if LONG else 600)
+@pytest.mark.timeout(LIMIT)
 def test_every_error_has_a_type_and_leaves_what_was(driver: str, tmp_path: Path) -> None:
     need_tracing()
     with (
         scratch_memory(tmp_path) as scratch,
-        place_for(driver, scratch, seconds=1300) as place,
+        quick_mounts(driver),
+        place_for(driver, scratch, seconds=LIMIT) as place,
     ):
         fail_for(Ground(driver, place))
 
 
+def test_what_could_not_be_written_beside_the_work_is_told(tmp_path: Path) -> None:
+    """The kernel tells it once: the flush at the end would not hear of it."""
+    need_tracing()
+    failing = Failing(cause(errno.EIO, {"syncfs": SYNC["syncfs"]}), 1, for_good=False)
+
+    def child(tell: Tell) -> None:
+        with open_store(tmp_path / "store", runroot=tmp_path / "run", driver="vfs") as store:
+            try:
+                with store.writing_back() as read:
+                    read(durability.PORTION)
+            except SystemFailure as error:
+                tell(f"{error.errno}")
+
+    assert watched(child, fault=failing).told == (str(errno.EIO),)
+
+
 @pytest.mark.host("thin")
-@pytest.mark.timeout(14_400 if LONG else 600)
+@pytest.mark.timeout(LIMIT)
 def test_every_error_has_a_type_and_leaves_what_was_in_a_thin_pool(tmp_path: Path) -> None:
     need_tracing()
     with place_for("devicemapper", tmp_path) as place:
@@ -140,24 +166,22 @@ def test_every_error_has_a_type_and_leaves_what_was_in_a_thin_pool(tmp_path: Pat
 
 def fail_for(ground: Ground) -> None:
     pick = random.Random(f"{SEED} {ground.driver}")
-    with ground.filled():
+    with ground.filled(), tally(ground.driver) as counts:
         most = {(name, why): count for name in WORKS for why, count in rehearse(ground, name).items()}
         ground.before = ground.look()
-        tried, told = 0, 0
         for _ in rounds(ground.driver):
             name, why = pick.choice([key for key, count in most.items() if count])
             at = pick.randrange(1, most[name, why] + 1)
             failing = Failing(CAUSES[why], at, for_good=pick.random() < 0.4)
             try:
-                told += one_error(ground, WORKS[name], failing)
+                counts["told as errors"] += one_error(ground, WORKS[name], failing)
             except BaseException as error:
                 often = "for good" if failing.for_good else "once"
                 error.add_note(
                     f"LAYERFS_SEED={SEED}: {name!r} with {why} {often} at {at} of {most[name, why]}"
                 )
                 raise
-            tried += 1
-    sys.stdout.write(f"{ground.driver}: {tried} faults, {told} of them told as errors\n")
+            counts["faults"] += 1
 
 
 def rehearse(ground: Ground, name: str) -> dict[str, int]:

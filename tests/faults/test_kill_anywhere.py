@@ -14,7 +14,6 @@ import itertools
 import os
 import random
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,9 +21,10 @@ import pytest
 
 from layerfs.ids import DiffID, digest_of
 from layerfs.opening import migrate_store, open_store
+from layerfs.store import durability
 from tests.faults.anywhere import (
     KEPT,
-    LONG,
+    LIMIT,
     NEIGHBOUR,
     SEED,
     WORKS,
@@ -37,26 +37,39 @@ from tests.faults.anywhere import (
     nothing_is_left,
     prepare,
     processes,
+    quick_mounts,
     rounds,
     scratch_memory,
     settled,
+    tally,
     tidy,
 )
 from tests.places import place_for
 from tests.systemcalls import Outcome, need_tracing, watched
 
+KILLS = "kills survived"
+
+
+@pytest.fixture(autouse=True)
+def written_back_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images here are too small to be written to the disk beside the work otherwise."""
+    monkeypatch.setattr(durability, "PORTION", 1)
+
 
 @pytest.mark.parametrize("driver", ["overlay", "vfs", "btrfs", "fuse", "aufs", "zfs"])
-@pytest.mark.timeout(14_400 if LONG else 600)
+@pytest.mark.timeout(LIMIT)
 def test_nothing_is_half_done_lost_or_left(driver: str, tmp_path: Path) -> None:
     need_tracing()
-    with scratch_memory(tmp_path) as scratch, place_for(driver, scratch, seconds=1300) as place:
-        ground = Ground(driver, place)
-        kill_for(ground)
+    with (
+        scratch_memory(tmp_path) as scratch,
+        quick_mounts(driver),
+        place_for(driver, scratch, seconds=LIMIT) as place,
+    ):
+        kill_for(Ground(driver, place))
 
 
 @pytest.mark.host("thin")
-@pytest.mark.timeout(14_400 if LONG else 600)
+@pytest.mark.timeout(LIMIT)
 def test_nothing_is_half_done_lost_or_left_in_a_thin_pool(tmp_path: Path) -> None:
     need_tracing()
     with place_for("devicemapper", tmp_path) as place:
@@ -64,11 +77,12 @@ def test_nothing_is_half_done_lost_or_left_in_a_thin_pool(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("drivers", [("overlay", "vfs"), ("btrfs", "vfs"), ("fuse", "aufs")], ids="-".join)
-@pytest.mark.timeout(14_400 if LONG else 600)
+@pytest.mark.timeout(LIMIT)
 def test_a_move_goes_on_or_is_given_up(drivers: tuple[str, str], tmp_path: Path) -> None:
     need_tracing()
     with contextlib.ExitStack() as held:
         scratch = held.enter_context(scratch_memory(tmp_path))
+        held.enter_context(quick_mounts(drivers[0]))
         places = [held.enter_context(place_for(driver, scratch)) for driver in drivers]
         ground = Ground(drivers[0], places[0])
         with ground.filled():
@@ -89,56 +103,56 @@ def kill_moves_for(ground: Ground, drivers: tuple[str, str]) -> None:
         move(ground.driver)
         before[ground.driver] = ground.look()
     pick = random.Random(f"{SEED} {drivers}")
-    kills = 0
-    for _ in rounds(drivers[0]):
-        start, to = ground.driver, other[ground.driver]
-        at = pick.randrange(1, calls) if calls else None
-        outcome = watched(lambda _, to=to: move(to), kill_at=at)  # type: ignore[misc]
-        calls = calls or outcome.calls
-        assert outcome.killed or outcome.status == 0
-        kills += outcome.killed
-        try:
-            with open_store(ground.root, runroot=ground.base / "run") as store:
-                ground.driver = store.driver.name
-                assert {problem.kind for problem in store.check()} <= {"migration"}
-                is_whole(store, thorough=kills % 4 == 0)
-                pending = store.migration()
-            if pending is not None:
-                goal = pick.choice([start, to]) if ground.driver == start else to
-                move(goal)
-                ground.driver = goal
-            with ground.open() as store:
-                assert store.check() == []
-                is_whole(store, thorough=False)
-            assert settled(ground.look, before[ground.driver]) == before[ground.driver]
-            assert settled(lambda: mounted(ground.base)) == []
-            assert settled(lambda: processes(ground.base)) == []
-        except BaseException as error:
-            error.add_note(f"LAYERFS_SEED={SEED}: the move from {start} to {to} killed at {at} of {calls}")
-            raise
-    sys.stdout.write(f"{' and '.join(drivers)}: survived {kills} kills\n")
+    with tally(" and ".join(drivers)) as counts:
+        for _ in rounds(drivers[0]):
+            start, to = ground.driver, other[ground.driver]
+            at = pick.randrange(1, calls) if calls else None
+            outcome = watched(lambda _, to=to: move(to), kill_at=at)  # type: ignore[misc]
+            calls = calls or outcome.calls
+            assert outcome.killed or outcome.status == 0
+            counts[KILLS] += outcome.killed
+            try:
+                with open_store(ground.root, runroot=ground.base / "run") as store:
+                    ground.driver = store.driver.name
+                    assert {problem.kind for problem in store.check()} <= {"migration"}
+                    is_whole(store, thorough=counts[KILLS] % 4 == 0)
+                    pending = store.migration()
+                if pending is not None:
+                    goal = pick.choice([start, to]) if ground.driver == start else to
+                    move(goal)
+                    ground.driver = goal
+                with ground.open() as store:
+                    assert store.check() == []
+                    is_whole(store, thorough=False)
+                assert settled(ground.look, before[ground.driver]) == before[ground.driver]
+                assert settled(lambda: mounted(ground.base)) == []
+                assert settled(lambda: processes(ground.base)) == []
+            except BaseException as error:
+                error.add_note(
+                    f"LAYERFS_SEED={SEED}: the move from {start} to {to} killed at {at} of {calls}"
+                )
+                raise
 
 
 def kill_for(ground: Ground) -> None:
-    with ground.filled():
+    with ground.filled(), tally(ground.driver) as counts:
         pick = random.Random(f"{SEED} {ground.driver}")
-        counts = {name: rehearse(ground, name) for name in WORKS}
-        kills = 0
+        stops = {name: rehearse(ground, name) for name in WORKS}
         trials = rounds(ground.driver)
         while some := list(itertools.islice(trials, 25)):
             with neighbour(ground):
                 ground.before = ground.look()
                 for _ in some:
                     name = pick.choice(list(WORKS))
-                    at = pick.randrange(1, counts[name])
+                    at = pick.randrange(1, stops[name])
                     again = pick.randrange(1, 400) if pick.random() < 0.25 else 0
-                    said = f"LAYERFS_SEED={SEED}: {name!r} killed at {at} of {counts[name]}, then at {again}"
+                    said = f"LAYERFS_SEED={SEED}: {name!r} killed at {at} of {stops[name]}, then at {again}"
                     try:
-                        kills += one_kill(ground, WORKS[name], at, again, thorough=kills % 8 == 0)
+                        thorough = counts[KILLS] % 8 == 0
+                        counts[KILLS] += one_kill(ground, WORKS[name], at, again, thorough=thorough)
                     except BaseException as error:
                         error.add_note(said)
                         raise
-        sys.stdout.write(f"{ground.driver}: survived {kills} kills\n")
 
 
 def run(ground: Ground, work: Work, at: int | None) -> Outcome:

@@ -6,11 +6,8 @@ every progress. The move is killed at each of them, in one direction, and the ne
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
 
 import attrs
 import pytest
@@ -25,15 +22,12 @@ from layerfs.store.metadata import Database
 from layerfs.store.migration import Migrated
 from layerfs.store.store import Store
 from tests.dirdriver import DirInfo
-from tests.faults.test_store_kill import Stepping
-from tests.faults.test_store_kill import scratch as scratch
+from tests.faults.stepping import Step, Stepping, killed
 from tests.migrationkit import use_drivers
 from tests.require import need
 from tests.storekit import ABOVE, BASE, make_tar, stream
 
 LAYERS = (BASE, ABOVE, {"alone": b"alone"})
-
-Step = Callable[[], None]
 
 
 @attrs.frozen
@@ -110,43 +104,24 @@ def place(request: pytest.FixtureRequest, scratch: Path, monkeypatch: pytest.Mon
     return Place(scratch, names)
 
 
-def killed(place: Place, to: str, at: int) -> bool:
-    """Move in a child that kills itself at step ``at``; whether it came so far."""
-    child = os.fork()
-    if child == 0:
-        _child(place, to, at)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the move itself failed"
-    return os.WIFSIGNALED(status)
+def killed_moving(place: Place, to: str, at: int) -> bool:
+    """Whether it came so far."""
+    return killed(at, lambda step, _: move(place, to, step))[1]
 
 
-def _child(place: Place, to: str, at: int) -> NoReturn:
-    steps = 0
-
-    def step() -> None:
-        nonlocal steps
-        steps += 1
-        if steps == at:
-            os.kill(os.getpid(), signal.SIGKILL)
+def move(place: Place, to: str, step: Step) -> None:
+    original = Database.open
 
     def opened(root: Path, *, read_only: bool = False) -> Database:
         db = original(root, read_only=read_only)
         db._connection.set_trace_callback(lambda _: step())
         return db
 
-    try:
-        original = Database.open
-        Database.open = opened  # type: ignore[method-assign]
-        found = [Found(SteppingInfo(one.info, step), "") for one in registry.installed()]  # type: ignore[arg-type]
-        registry.installed = lambda: found
-        registry.load = lambda name, _: registry.find(name)
-        place.move(to, step)
-        os._exit(0)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        os._exit(1)
+    Database.open = opened  # type: ignore[method-assign]
+    found = [Found(SteppingInfo(one.info, step), "") for one in registry.installed()]  # type: ignore[arg-type]
+    registry.installed = lambda: found
+    registry.load = lambda name, _: registry.find(name)
+    place.move(to, step)
 
 
 def steps(place: Place) -> Iterator[int]:
@@ -177,7 +152,7 @@ def is_whole(place: Place) -> list[str]:
 def test_the_store_works_and_the_same_call_goes_on(place: Place) -> None:
     for at in steps(place):
         to = place.other()
-        came_to_it = killed(place, to, at)
+        came_to_it = killed_moving(place, to, at)
         assert set(is_whole(place)) <= {"migration"}
         if place.other() == to or is_whole(place):
             place.move(to)
@@ -195,11 +170,11 @@ def test_or_gives_it_up(place: Place) -> None:
     present = place.drivers[0]
     for at in steps(place):
         to = place.other()
-        killed(place, to, at)
+        killed_moving(place, to, at)
         if place.other() != to:
             return  # the store is with the other driver now, and there is nothing to give up
         if is_whole(place):
-            killed(place, present, at % 40)  # which may be killed too
+            killed_moving(place, present, at % 40)  # which may be killed too
         if is_whole(place):
             place.move(present)
         assert is_whole(place) == []

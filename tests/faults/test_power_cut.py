@@ -6,9 +6,11 @@ import contextlib
 import os
 import random
 import sqlite3
-from collections.abc import Sequence
+import sys
+from collections.abc import Set
 from pathlib import Path
 
+import attrs
 import pytest
 
 from layerfs import Store, open_store
@@ -20,14 +22,14 @@ from tests.powercut import Disk, recorded
 
 pytestmark = pytest.mark.host("power-cut")
 
-POINTS = 1_000_000 if os.environ.get("LAYERFS_LONG") else 12
+LONG = bool(os.environ.get("LAYERFS_LONG"))
 SIZES = {"ext4": 96, "xfs": 320, "btrfs": 320}  # MiB
 
 
 @pytest.mark.parametrize(
     ("driver", "fs"), [("overlay", "ext4"), ("overlay", "xfs"), ("btrfs", "btrfs"), ("vfs", "ext4")]
 )
-@pytest.mark.timeout(14_400 if os.environ.get("LAYERFS_LONG") else 300)
+@pytest.mark.timeout(14_400 if LONG else 300)
 def test_what_is_offered_is_whole_and_what_was_safe_is_there(driver: str, fs: str, tmp_path: Path) -> None:
     made: list[Disk] = []
     image = oci_layout(tmp_path / "image", {"app:1": [BOTTOM, MIDDLE, TOP]})
@@ -42,24 +44,46 @@ def test_what_is_offered_is_whole_and_what_was_safe_is_there(driver: str, fs: st
         truth = trees(store)
         safe = {app.id: "loaded", committed.id: "committed"}
     (disk,) = made
-    for count in points(disk):
-        with disk.as_of(count) as root:
+    tried = cuts(disk)
+    for cut in tried:
+        with disk.as_of(cut.count, cut.lost) as root:
             another_boot(root)
             with opened(root, driver) as store:
                 there = trees(store)
-                assert there.items() <= truth.items(), f"after {count} writes"
+                assert there.items() <= truth.items(), cut
                 for id, mark in safe.items():
-                    if count > disk.mark(mark):
-                        assert set(store.image(id).layers) <= there.keys(), f"after {count} writes"
-                assert store.check() == [], f"after {count} writes"
+                    if cut.count > disk.mark(mark):
+                        assert set(store.image(id).layers) <= there.keys(), cut
+                assert store.check() == [], cut
+    writes, lossy = len(disk.writes) - disk.mark("begun"), sum(bool(cut.lost) for cut in tried)
+    sys.stdout.write(f"{driver} upon {fs}: {writes} writes, {len(tried)} cuts, {lossy} with writes lost\n")
 
 
-def points(disk: Disk) -> Sequence[int]:
-    """After which writes the power goes: just behind each mark, and some or all others."""
+@attrs.frozen
+class Cut:
+    """How the power goes."""
+
+    count: int
+    """After so many writes."""
+    lost: Set[int] = frozenset()
+    """Of which the disk did not come to these."""
+
+
+def cuts(disk: Disk) -> list[Cut]:
+    """Just behind each mark, and behind some or all other writes: none of them lost, and half of those that
+    the disk may have lost."""
+    draw = random.Random(1)
     marks = [number + 1 for number, write in enumerate(disk.writes) if write.mark]
     others = range(disk.mark("begun"), len(disk.writes) + 1)
-    chosen = random.Random(1).sample(others, min(POINTS, len(others)))
-    return sorted({*marks, *chosen, len(disk.writes)})
+    chosen = others if LONG else draw.sample(others, 6)
+    found = [Cut(count) for count in sorted({*marks, *chosen, len(disk.writes)})]
+    if not LONG:
+        chosen = draw.sample([count for count in others if len(disk.cached(count)) > 1], 6)
+    for count in chosen:
+        lost = frozenset(number for number in disk.cached(count) if draw.random() < 0.5)
+        if lost:
+            found.append(Cut(count, lost))
+    return found
 
 
 def trees(store: Store) -> dict[str, object]:

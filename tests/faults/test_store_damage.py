@@ -15,13 +15,14 @@ import pytest
 
 from layerfs.ids import GraphID
 from layerfs.image.layersource import layers_of
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from layerfs.opening import open_store
 from layerfs.store.check import Problem
 from layerfs.store.records import LayerInfo
 from layerfs.store.store import Store
 from tests import migrationkit, zfskit
+from tests.faults.anywhere import quick_mounts
 from tests.places import Place, place_for
 
 LONG = os.environ.get("LAYERFS_LONG") == "1"
@@ -102,7 +103,8 @@ def writable_device(pool: Any, id: GraphID) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    with place_for(request.param, tmp_path_factory.mktemp("damage")) as place:
+    scratch = tmp_path_factory.mktemp("damage")
+    with quick_mounts(request.param), place_for(request.param, scratch) as place:
         yield Ground(request.param, place)
         for mount in reversed(mounts_below(place.base)):
             if Path(os.fsdecode(mount.mount_point)) != place.base:
@@ -147,11 +149,12 @@ def picture(store: Store, scratch: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def quiet(path: Path) -> Iterator[None]:
     """As rot does it: the directory's and the file's times stay."""
-    times = {one: one.lstat() for one in (path, path.parent) if one.exists()}
+    parent = path.parent.stat()  # may be behind a link, of a process to its descriptor
+    own = path.lstat() if os.path.lexists(path) else None
     yield
-    for one, status in times.items():
-        if os.path.lexists(one):
-            os.utime(one, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
+    if own is not None:
+        os.utime(path, ns=(own.st_atime_ns, own.st_mtime_ns), follow_symlinks=False)
+    os.utime(path.parent, ns=(parent.st_atime_ns, parent.st_mtime_ns))
 
 
 Find = Callable[[Store], LayerInfo]

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
-import signal
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,27 +15,15 @@ from layerfs.errors import MountBusy, StoreDamaged, StoreLocked
 from layerfs.ids import digest_of
 from layerfs.image.layersource import layers_of
 from layerfs.image.load import load
-from layerfs.linux.mount import umount
-from layerfs.linux.mountinfo import mounts_below
 from layerfs.store.damaged import mark
 from layerfs.store.images import ImageRecord
 from layerfs.store.records import LayerInfo
 from layerfs.store.store import Store
 from tests.cli.archives import oci_layout
-from tests.faults.test_store_kill import Stepping
+from tests.faults.stepping import Step, Stepping, killed
 from tests.storekit import ABOVE, BASE, held, make_tar, open_driver, stream
 
 TARS = [make_tar(BASE), make_tar(ABOVE)]
-
-
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    place = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
-    yield place
-    for mount in reversed(mounts_below(place)):
-        umount(Path(os.fsdecode(mount.mount_point)))
-    shutil.rmtree(place)
 
 
 @pytest.fixture(params=["dir", "vfs", "overlay"])
@@ -186,31 +171,10 @@ def test_what_cannot_be_healed_is_given_up_when_told(place: tuple[str, Path]) ->
         assert store.check(deep=True) == []
 
 
-def run_killed(name: str, base: Path, at: int) -> bool:
-    """Heal in a child that kills itself at step ``at``; whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        steps = 0
-
-        def step() -> None:
-            nonlocal steps
-            steps += 1
-            if steps == at:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            store = opened(name, base, driver=lambda driver: Stepping(driver, step))  # type: ignore[arg-type, return-value]
-            store._core.db._connection.set_trace_callback(lambda _: step())
-            store.repair(honest)
-            os._exit(0)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the healing itself failed"
-    return os.WIFSIGNALED(status)
+def heal(name: str, base: Path, step: Step) -> None:
+    store = opened(name, base, driver=lambda driver: Stepping(driver, step))  # type: ignore[arg-type, return-value]
+    store._core.db._connection.set_trace_callback(lambda _: step())
+    store.repair(honest)
 
 
 def test_a_kill_at_any_step_loses_nothing(place: tuple[str, Path]) -> None:
@@ -218,7 +182,7 @@ def test_a_kill_at_any_step_loses_nothing(place: tuple[str, Path]) -> None:
     with opened(name, base) as store:
         kept, size = mine(store), len(held(store))
     at, kills = 1, 0
-    while run_killed(name, base, at):
+    while killed(at, lambda step, _: heal(name, base, step))[1]:
         kills += 1
         with opened(name, base) as store:
             for id in store.driver.ids():

@@ -10,53 +10,23 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import signal
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-from layerfs.driver import Driver
 from layerfs.errors import ContainerNotFound, PermissionRefused
 from layerfs.ids import digest_of
-from layerfs.linux.mount import umount
-from layerfs.linux.mountinfo import mounts_below
 from layerfs.opening import open_store
 from layerfs.store.images import ImageRecord
 from layerfs.store.store import Store
+from tests.faults.stepping import Step, Stepping, Tell, killed
 from tests.require import need
 from tests.storekit import ABOVE, BASE, held, make_tar, open_driver, stream
 
 OWN = {"own": b"x" * 5000, "etc/shadow": b"root\n"}
-
-Step = Callable[[], None]
-
-
-class Stepping:
-    """A driver that counts its calls."""
-
-    CHANGING = frozenset(("create", "create_read_write", "remove", "get", "put", "apply_diff", "diff"))
-
-    def __init__(self, driver: Driver, step: Step) -> None:
-        self._driver = driver
-        self._step = step
-
-    def __getattr__(self, name: str) -> object:
-        found = getattr(self._driver, name)
-        if name not in self.CHANGING:
-            return found
-
-        def call(*args: object, **named: object) -> object:
-            self._step()
-            result = found(*args, **named)
-            self._step()
-            return result
-
-        return call
 
 
 class SteppingTar(io.BytesIO):
@@ -67,17 +37,6 @@ class SteppingTar(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self._step()
         return super().read(4096)
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Iterator[Path]:
-    """In memory where that can be: what is killed hundreds of times need not be flushed each time."""
-    memory = Path("/dev/shm")
-    place = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else tmp_path))
-    yield place
-    for mount in reversed(mounts_below(place)):
-        umount(Path(os.fsdecode(mount.mount_point)))
-    shutil.rmtree(place)
 
 
 @pytest.fixture(params=["dir", "vfs", "overlay"])
@@ -100,7 +59,7 @@ def opened(name: str, base: Path, step: Step = lambda: None) -> Store:
     return store
 
 
-def work(name: str, base: Path, step: Step, tell: Callable[[str], None]) -> None:
+def work(name: str, base: Path, step: Step, tell: Tell) -> None:
     """Everything that changes a store; tells what is done and what begins."""
     with opened(name, base, step) as store:
         parent = store.image("kept:1").layers[-1]
@@ -124,48 +83,15 @@ def work(name: str, base: Path, step: Step, tell: Callable[[str], None]) -> None
 
 
 def run_killed(name: str, base: Path, at: int) -> tuple[list[str], bool]:
-    """Do the work in a child that kills itself at step ``at``. What it told, and whether it was killed."""
-    readable, writable = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _child(name, base, at, writable)
-    os.close(writable)
-    with open(readable) as told:
-        lines = told.read().split("\n")
-    _, status = os.waitpid(child, 0)
-    killed = os.WIFSIGNALED(status)
-    assert killed or os.WEXITSTATUS(status) == 0, "the work itself failed"
-    return [line for line in lines if line], killed
-
-
-def _child(name: str, base: Path, at: int, writable: int) -> NoReturn:
-    steps = 0
-
-    def step() -> None:
-        nonlocal steps
-        steps += 1
-        if steps == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    try:
-        work(name, base, step, lambda text: void(os.write(writable, f"{text}\n".encode())))
-        os._exit(0)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        os._exit(1)
-
-
-def void(_: object) -> None: ...
+    return killed(at, lambda step, tell: work(name, base, step, tell))
 
 
 def every_step(name: str, base: Path) -> Iterator[list[str]]:
     """Kill the work at each of its steps, with mounts at every fourth, for they cost time."""
     at = 1
     while True:
-        told, killed = run_killed(name, base, at)
-        if not killed:
+        told, was_killed = run_killed(name, base, at)
+        if not was_killed:
             assert at > 60, "there are many steps to be killed at"
             return
         yield told
@@ -232,8 +158,8 @@ def test_recovery_may_be_killed_too(scratch: Path) -> None:
         before = held(store)
     at = 1
     while True:
-        _, killed = run_killed("dir", scratch, at)
-        if not killed:
+        _, was_killed = run_killed("dir", scratch, at)
+        if not was_killed:
             return
         for step in range(1, 4):
             run_killed("dir", scratch, step)

@@ -1,0 +1,17 @@
+"""What the tests of faults have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.anywhere import scratch_memory
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """In memory where that can be."""
+    with scratch_memory(tmp_path) as place:
+        yield place
