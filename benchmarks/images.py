@@ -83,7 +83,7 @@ def debian(compression: str) -> Archive:
 
 
 def debian_large() -> Archive:
-    """The same with compilers, interpreters and fonts, in 15 layers: 1.4 GB, 520 MB with gzip."""
+    """The same with compilers, interpreters, fonts: 15 layers, 25,000 entries, 1.35 GB, 508 MB with gzip."""
 
     def layers() -> Iterator[bytes]:
         with tempfile.TemporaryDirectory(prefix="large-", dir=CACHE) as scratch:
