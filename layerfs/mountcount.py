@@ -79,7 +79,8 @@ class MountCount:
         descriptor of the lock, for a program to keep that mounts and may outlive this process.
 
         A read-only mount asked for as writable is :class:`MountBusy`; a writable one asked for
-        read-only is shared as it is. When ``mount`` raises, nothing is counted.
+        read-only is shared as it is. When ``mount`` raises, nothing is counted, and an empty ``target`` is
+        removed.
         """
         with self._locked(id) as (file, fd):
             record = _current(fd, target)
@@ -266,5 +267,8 @@ def _current(fd: int, target: Path) -> _Record | None:
 
 
 def _take_away(target: Path) -> None:
+    """What is mounted there, and the directory if it is then empty."""
     while is_mount(target):
         umount(target, lazy=True)
+    with contextlib.suppress(OSError):
+        target.rmdir()

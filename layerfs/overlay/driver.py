@@ -245,12 +245,7 @@ class OverlayDriver:
     def _perform(self, id: GraphID, stacked: Stack, label: str, target: Path, lock: int) -> None:
         self.layout.require(id)  # it may have been removed before its turn came
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            self._try_ways(id, stacked, label, target, lock)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                target.rmdir()
-            raise
+        self._try_ways(id, stacked, label, target, lock)
 
     def _try_ways(self, id: GraphID, stacked: Stack, label: str, target: Path, lock: int) -> None:
         label = label if _takes_labels() else ""

@@ -135,8 +135,8 @@ class Ground:
 
     def look(self) -> list[str]:
         """Everything there is of the store in the world, mounts apart."""
-        found = [*files_below(self.base), *loops(self.base), *self.elsewhere()]
-        return sorted(found)
+        found = {*files_below(self.base), *loops(self.base), *self.elsewhere()}
+        return sorted(found - {EMPTY_JOURNAL})
 
     def elsewhere(self) -> list[str]:
         """What is not a file below the base."""
@@ -348,6 +348,8 @@ def nobodys(ground: Ground, store: Store) -> list[str]:
     return sorted(path for path in new if not any(id in path for id in known) and path not in DATABASE)
 
 
+EMPTY_JOURNAL = "root/devicemapper/journal.db-journal"
+"""SQLite rolls back by it at the next opening, but one with nothing in it stays until the next change."""
 DATABASE = {"root/layerfs.db-wal", "root/layerfs.db-shm"}
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.anywhere import scratch_memory
+pytest.register_assert_rewrite("tests.faults.anywhere", "tests.crowdkit")
+
+from tests.faults.anywhere import scratch_memory  # noqa: E402
 
 
 @pytest.fixture

@@ -141,6 +141,16 @@ def test_a_mount_that_fails_counts_nothing(layer: Layer) -> None:
     assert layer.is_gone()
 
 
+def test_a_mount_that_fails_leaves_no_mount_point(layer: Layer) -> None:
+    def fail(*_: int) -> None:
+        layer.target.mkdir(exist_ok=True)
+        raise OSError(24, "no such luck")
+
+    with pytest.raises(OSError, match="luck"):
+        layer.counts.get(layer.id, layer.target, fail, read_only=False)
+    assert not layer.target.exists()
+
+
 def test_a_busy_mount_is_given_back_all_the_same(layer: Layer) -> None:
     layer.get()
     with (layer.target / "here").open():
