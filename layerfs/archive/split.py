@@ -450,9 +450,17 @@ def _replayed(record: BinaryIO, open_file: FileOpener, damaged: Damaged) -> Iter
 
 
 def _file_content(step: _FileStep, open_file: FileOpener, damaged: Damaged) -> Iterator[bytes]:
+    from isal.isal_zlib import crc32
+
     left = step.payload
     try:
         with open_file(step.name) as file:
+            if step.segments is None and step.size < CHUNK:  # as most are
+                data = file.read(step.size + 1)
+                if len(data) == step.size and crc32(data) == step.crc:
+                    yield data
+                    return
+                file.seek(0)
             for chunk in _checked(_read_segments(file, step.segments, step.size), step):
                 left -= len(chunk)
                 yield chunk
@@ -518,21 +526,21 @@ def _read_segments(file: IO[bytes], segments: Segments | None, size: int = sys.m
 
 def _steps(stream: BinaryIO) -> Iterator[_Step]:
     """Decode; :class:`~layerfs.errors.StoreDamaged` for what does not."""
-    while True:
-        kind = _field(stream, 1)
-        if kind == b"L":
-            (length,) = _COUNT.unpack(_field(stream, _COUNT.size))
-            yield _field(stream, length)
-        elif kind in (b"F", b"S"):
-            _, number, size, crc, length = _FILE.unpack(kind + _field(stream, _FILE.size - 1))
-            name = _field(stream, length, PATH_MAX)
-            yield _FileStep(number, name, size, crc, _decoded_segments(stream) if kind == b"S" else None)
-        elif kind == _END:
-            if _read(stream, 1):
-                raise StoreDamaged("a layer's record goes on after its end")
-            return
-        else:
-            raise StoreDamaged("a layer's record holds what it cannot")
+    try:
+        while (kind := _field(stream, 1)) != _END:
+            if kind == b"L":
+                (length,) = _COUNT.unpack(_field(stream, _COUNT.size))
+                yield _field(stream, length)
+            elif kind in (b"F", b"S"):
+                _, number, size, crc, length = _FILE.unpack(kind + _field(stream, _FILE.size - 1))
+                name = _field(stream, length, PATH_MAX)
+                yield _FileStep(number, name, size, crc, _decoded_segments(stream) if kind == b"S" else None)
+            else:
+                raise StoreDamaged("a layer's record holds what it cannot")
+        if stream.read(1):
+            raise StoreDamaged("a layer's record goes on after its end")
+    except CompressionError as error:
+        raise StoreDamaged(f"a layer's record does not decode: {error}") from error
 
 
 def _decoded_segments(stream: BinaryIO) -> Segments:
@@ -543,14 +551,7 @@ def _decoded_segments(stream: BinaryIO) -> Segments:
 def _field(stream: BinaryIO, size: int, most: int = _MAX_FIELD) -> bytes:
     if size > most:
         raise StoreDamaged("a layer's record holds what it cannot")
-    data = _read(stream, size)
+    data = stream.read(size)
     if len(data) != size:
         raise StoreDamaged("a layer's record ends too early")
     return data
-
-
-def _read(stream: BinaryIO, size: int) -> bytes:
-    try:
-        return stream.read(size)
-    except CompressionError as error:
-        raise StoreDamaged(f"a layer's record does not decode: {error}") from error
