@@ -16,6 +16,7 @@ import pytest
 
 from layerfs.linux.removetree import remove_at, remove_tree
 from tests.require import need
+from tests.unit.test_register_cost import traced
 
 
 @pytest.fixture
@@ -86,6 +87,46 @@ def test_depth_is_no_limit_and_no_descriptor_is_left_open(tmp_path: Path, depth:
     remove_tree(tmp_path / "tree")
     assert os.listdir(tmp_path) == []
     assert os.listdir("/proc/self/fd") == before
+
+
+REMOVING = """
+import sys
+from pathlib import Path
+from layerfs.linux.removetree import remove_tree
+base = Path(sys.argv[1])
+print("now", file=sys.stderr, flush=True)
+remove_tree(base / "tree")
+print("done", file=sys.stderr, flush=True)
+"""
+
+
+def test_a_file_costs_one_system_call(tmp_path: Path) -> None:
+    made = []
+    for files in (10, 60):
+        where = tmp_path / str(files)
+        for directory, number in itertools.product(range(20), range(files)):
+            (where / "tree" / f"d{directory}").mkdir(parents=True, exist_ok=True)
+            (where / "tree" / f"d{directory}" / f"f{number}").write_bytes(b"")
+        made.append(traced(REMOVING, where))
+        assert not (where / "tree").exists()
+    assert made[1] - made[0] == {"unlinkat": 20 * 50}
+
+
+def test_a_failure_of_one_thread_is_told_and_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    need.root()
+    make_tree(tmp_path / "tree", width=12)
+    held = tmp_path / "tree" / "d7" / "d7"
+    subprocess.run(["mount", "--bind", held, held], check=True)
+    before = os.listdir("/proc/self/fd")
+    try:
+        with pytest.raises(OSError, match="mounted"):
+            remove_tree(tmp_path / "tree")
+    finally:
+        subprocess.run(["umount", held], check=True)
+    assert os.listdir("/proc/self/fd") == before
+    assert not [thread for thread in threading.enumerate() if thread.name == "layerfs-remove"]
+    remove_tree(tmp_path / "tree")
+    assert not (tmp_path / "tree").exists()
 
 
 def test_a_name_in_an_open_directory(tmp_path: Path) -> None:
