@@ -44,15 +44,15 @@ def arguments(words: Sequence[str]) -> Arguments:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="What drivers and other engines cost, side by side."
     )
-    known = list(workloads.ALL)
     parser.add_argument(
         "--minutes",
         type=float,
         help=f"how long it measures, at most (default: {SHORT_MINUTES}, with --full {FULL_MINUTES})",
     )
     parser.add_argument("--full", action="store_true", help="larger workloads too")
-    _choice(parser, "--only", "WORKLOAD", known)
-    _choice(parser, "--subjects", "NAME", [*runner.drivers(), *peers.PEERS])
+    _choice(parser, "--only", "WORKLOAD", list(workloads.ALL), [])
+    everybody = [*runner.drivers(), *peers.PEERS]
+    _choice(parser, "--subjects", "NAME", everybody, everybody)
     parser.add_argument("--kernel", metavar="HOST", help="on this host of tests/hosts/machines.py")
     parser.add_argument(
         "--output", type=Path, default=ROOT / "build/benchmarks", metavar="DIR", help="where the report goes"
@@ -61,9 +61,11 @@ def arguments(words: Sequence[str]) -> Arguments:
     return parser.parse_args(words, namespace=Arguments())
 
 
-def _choice(parser: argparse.ArgumentParser, option: str, metavar: str, known: list[str]) -> None:
+def _choice(
+    parser: argparse.ArgumentParser, option: str, metavar: str, known: list[str], default: list[str]
+) -> None:
     text = ", ".join(known)
-    parser.add_argument(option, nargs="+", choices=known, default=known, metavar=metavar, help=text)
+    parser.add_argument(option, nargs="+", choices=known, default=default, metavar=metavar, help=text)
 
 
 def plan(words: Sequence[str]) -> Plan:
@@ -73,7 +75,11 @@ def plan(words: Sequence[str]) -> Plan:
         full=args.full,
         drivers=[name for name in runner.drivers() if name in args.subjects],
         peers=[name for name in peers.PEERS if name in args.subjects],
-        workloads=[name for name in workloads.ALL if name in args.only],
+        workloads=[
+            one
+            for name, one in workloads.ALL.items()
+            if name in args.only or (not args.only and (args.full or one.short))
+        ],
         command=" ".join(["python -m benchmarks", *words]),
     )
 

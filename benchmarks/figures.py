@@ -40,11 +40,13 @@ class Ratio:
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
-            return _short(self.value)
-        return f"{_short(self.value)} ({_short(self.low)}–{_short(self.high)})"
+            return times_text(self.value)
+        return f"{times_text(self.value)} ({times_text(self.low)}–{times_text(self.high)})"
 
 
-def _short(value: float) -> str:
+def times_text(value: float) -> str:
+    if value < 0.005:
+        return "<0.01"
     if value < 10:
         return f"{value:.1f}" if value >= 0.095 else f"{value:.2f}"
     return f"{value:,.0f}"
@@ -108,6 +110,11 @@ class Table:
     about: str
     laps: Mapping[str, str]
     rows: Sequence[Row]
+
+    @property
+    def loads(self) -> bool:
+        """It is of images."""
+        return "load" in self.laps
 
     @property
     def labels(self) -> list[str]:

@@ -16,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import zstandard
@@ -41,7 +42,7 @@ _READ_DIRECTORIES = 4
 _MTIME = 1_700_000_000
 
 Json = dict[str, object]
-Layers = Callable[[], Sequence[bytes]]
+Layers = Callable[[], Iterable[bytes]]
 
 
 @frozen
@@ -49,7 +50,6 @@ class Archive:
     """One image as an OCI layout, in a directory and in a tar that is a docker-archive, too."""
 
     name: str
-    title: str
     layout: Path
     id: str
     diff_ids: tuple[str, ...]
@@ -57,11 +57,6 @@ class Archive:
     @property
     def tar(self) -> Path:
         return self.layout.with_suffix(".tar")
-
-    @property
-    def packed(self) -> int:
-        """Bytes as shipped."""
-        return self.tar.stat().st_size
 
 
 @frozen
@@ -83,26 +78,40 @@ def debian(compression: str) -> Archive:
     """Debian or Ubuntu from this machine's package mirror, in three layers: the image of ``make demo``."""
     made = ROOT / "build/demo-image.tar"
     if not made.exists():
-        if shutil.which("mmdebstrap") is None:
-            raise NotSupported("no mmdebstrap to make a real image with", hint=f"or put one at {made}")
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "drivers")])}
-        words = [sys.executable, str(ROOT / "scripts/demo_image.py"), str(made)]
-        done = subprocess.run(words, capture_output=True, text=True, env=environment)
-        if done.returncode != 0:
-            raise NotSupported(f"a real image cannot be made: {done.stderr.strip()[-300:]}")
-    title = f"Debian, 3 layers, {compression}"
-    return _kept(f"debian-{compression}", title, lambda: _layers_of(made), compression)
+        _make_debian(made)
+    return _kept(f"debian-{compression}", lambda: _layers_of(made), compression)
+
+
+def debian_large() -> Archive:
+    """The same with compilers, interpreters, fonts: 15 layers, 25,000 entries, 1.35 GB, 508 MB with gzip."""
+
+    def layers() -> Iterator[bytes]:
+        with tempfile.TemporaryDirectory(prefix="large-", dir=CACHE) as scratch:
+            made = Path(scratch, "large.tar")
+            _make_debian(made, "--large")
+            yield from _layers_of(made)
+
+    return _kept("debian-large", layers, "gzip")
+
+
+def _make_debian(made: Path, *options: str) -> None:
+    if shutil.which("mmdebstrap") is None:
+        raise NotSupported("no mmdebstrap to make a real image with")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "drivers")])}
+    words = [sys.executable, str(ROOT / "scripts/demo_image.py"), str(made), *options]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        raise NotSupported(f"a real image cannot be made: {done.stderr.strip()[-300:]}")
 
 
 def many_layers(count: int = 40, compression: str = "gzip") -> Archive:
     """Small layers, 50 files of a kilobyte in each."""
-    title = f"{count} small layers, {compression}"
-    return _kept(f"layers-{count}-{compression}", title, lambda: _small_layers(count), compression)
+    return _kept(f"layers-{count}-{compression}", lambda: _small_layers(count), compression)
 
 
 def of_stack(stack: Stack) -> Archive:
     """For engines that know layers from images only."""
-    return _kept(f"stack-{stack.name}", stack.name, lambda: stack.tars, "gzip")
+    return _kept(f"stack-{stack.name}", lambda: stack.tars, "gzip")
 
 
 def diff_ids_in(archive: Path) -> list[str]:
@@ -110,7 +119,7 @@ def diff_ids_in(archive: Path) -> list[str]:
     return [_digest(layer) for layer in _layers_of(archive)]
 
 
-def _layers_of(archive: Path) -> list[bytes]:
+def _layers_of(archive: Path) -> Iterator[bytes]:
     """The layers, uncompressed, of the one image in a docker-archive or OCI layout, in a tar."""
     with tarfile.open(archive) as tar:
 
@@ -125,30 +134,36 @@ def _layers_of(archive: Path) -> list[bytes]:
         else:
             [entry] = json.loads(read("index.json"))["manifests"]
             names = [_file_of(layer) for layer in json.loads(read(_file_of(entry)))["layers"]]
-        layers = []
         for name in names:
             with open_decompressed(io.BytesIO(read(name))) as plain:
-                layers.append(plain.read())
-        return layers
+                yield plain.read()
 
 
 def _small_layers(count: int) -> list[bytes]:
     return [tar_of({f"usr/share/part{n:03}/f{k:02}": FILE for k in range(50)}) for n in range(count)]
 
 
-def _kept(name: str, title: str, layers: Layers, compression: str) -> Archive:
+def _kept(name: str, layers: Layers, compression: str) -> Archive:
     """The archive, made only if an earlier run has not."""
-    layout = CACHE / name
-    facts = CACHE / f"{name}.json"
+    layout, facts = CACHE / name, _facts(name)
     if not facts.exists():
         shutil.rmtree(layout, ignore_errors=True)
         id, diff_ids = _write(layout, layers(), compression)
         facts.write_text(json.dumps({"id": id, "diff_ids": diff_ids}))
     found = json.loads(facts.read_text())
-    return Archive(name, title, layout, found["id"], tuple(found["diff_ids"]))
+    return Archive(name, layout, found["id"], tuple(found["diff_ids"]))
 
 
-def _write(layout: Path, layers: Sequence[bytes], compression: str) -> tuple[str, list[str]]:
+def is_kept(name: str) -> bool:
+    """An earlier run has made it."""
+    return _facts(name).exists()
+
+
+def _facts(name: str) -> Path:
+    return CACHE / f"{name}.json"
+
+
+def _write(layout: Path, layers: Iterable[bytes], compression: str) -> tuple[str, list[str]]:
     blobs = layout / "blobs/sha256"
     blobs.mkdir(parents=True)
 
@@ -161,17 +176,17 @@ def _write(layout: Path, layers: Sequence[bytes], compression: str) -> tuple[str
         return blob(json.dumps(content).encode(), media_type)
 
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    diff_ids = [_digest(layer) for layer in layers]
-    described = [
-        blob(_compressed(layer, compression), f"{OCI}.layer.v1.tar+{compression}") for layer in layers
-    ]
+    diff_ids, described = [], []
+    for layer in layers:
+        diff_ids.append(_digest(layer))
+        described.append(blob(_compressed(layer, compression), f"{OCI}.layer.v1.tar+{compression}"))
     config = document(
         {
             "architecture": machine,
             "os": "linux",
             "config": {"Cmd": ["/bin/true"]},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
-            "history": [{"created_by": f"layer {n}"} for n in range(len(layers))],
+            "history": [{"created_by": f"layer {n}"} for n in range(len(diff_ids))],
         },
         f"{OCI}.config.v1+json",
     )
@@ -237,6 +252,16 @@ def deep(depth: int) -> Stack:
 
 def bottom_files() -> list[str]:
     return [f"d{number % _READ_DIRECTORIES}/f{number:04}" for number in range(READ)]
+
+
+def tree(files: int) -> Stack:
+    """A tree of files of 8 KiB on average in 350 directories, spread over three layers."""
+    noise = random.Random(1)
+    layers: list[dict[str, bytes]] = [{}, {}, {}]
+    for number in range(files):
+        name = f"tree/d{number % 50:02}/e{number % 7}/f{number:05}"
+        noise.choice(layers)[name] = noise.randbytes(int(noise.expovariate(1 / 8192)))
+    return Stack(f"tree-{files}", tuple(map(tar_of, layers)))
 
 
 def sized(sizes: Iterable[int]) -> Stack:

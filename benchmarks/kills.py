@@ -37,8 +37,8 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from layerfs.testing.entries import directory, file, tar_bytes
 from tests.imaging import Layout
 

@@ -20,7 +20,9 @@ from benchmarks.images import NAME, TAG, Archive, Stack, of_stack
 from benchmarks.subjects import Failed, Subject, run, size_of_output
 from layerfs.driver import Mount
 from layerfs.errors import NotSupported
-from layerfs.linux.mount import escape_lower, perform, umount
+from layerfs.linux.mount import perform
+from layerfs.linux.overlaymount import escape_lower
+from layerfs.linux.umount import umount
 from tests.engines import containerd, containers_storage, dockerd
 
 _numbers = itertools.count()

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from benchmarks.figures import Table, time_text
+from benchmarks.figures import Table, time_text, times_text
 from benchmarks.workload import label
 
 REFERENCE = "layerfs overlay"
@@ -156,7 +156,7 @@ def _bars_of(table: Table, text: str, lap: str, of: str) -> list[Bar]:
                 subject,
                 seconds,
                 disk.wall if disk else 0,
-                f"{_times(ratio.value)}×" if ratio else "",
+                f"{times_text(ratio.value)}×" if ratio else "",
             )
         )
     return sorted(bars, key=lambda bar: bar.seconds)
@@ -167,10 +167,6 @@ def _bars_of_one(table: Table) -> list[Bar]:
     [row] = table.rows
     taken = [(lap, row.figure(lap)) for lap in table.laps]
     return [Bar(row.subject, table.laps[lap], found.wall, 0, "") for lap, found in taken if found]
-
-
-def _times(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 0.1 else f"{value:.2f}"
 
 
 def _panel(axis: Axes, title: str, bars: Sequence[Bar]) -> None:
@@ -213,7 +209,7 @@ def _lines(table: Table, key: str) -> Picture:
     axes = picture.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes[len(laps) :]:
         axis.set_visible(False)
-    values = sorted({row.parameter[key] for row in table.rows})
+    values = sorted({row.parameter[key] for row in table.rows if any(map(row.figure, laps))})
     drawn: dict[str, Any] = {}
     for axis, lap in zip(axes, laps, strict=False):
         for subject in table.subjects:

@@ -7,6 +7,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,10 @@ Grid = tuple[str, list[str], list[list[str]]]
 def summary(found: Sequence[Table]) -> Iterator[str]:
     """Sentences for who reads no further."""
     by_name = {table.name: table for table in found}
-    if images := by_name.get("image"):
-        for text in images.labels:
-            yield from _against(images, text, "load", f"Loading ({text})")
+    for table in found:
+        for text in table.labels if table.loads else ():
+            yield from _against(table, text, "disk", f"Loading ({text}) until it is on the disk")
+            yield from _against(table, text, "load", "Processor time of that in user mode", "user")
     if mounting := by_name.get("mount"):
         for text in mounting.labels:
             ours, ratio = mounting.figure(REFERENCE, text, "mount"), None
@@ -77,30 +79,31 @@ def summary(found: Sequence[Table]) -> Iterator[str]:
             if ours and ratio:
                 yield f"Mounting ({text}) takes {time_text(ours.wall)}, {ratio} times the bare system calls."
     if containers := by_name.get("container"):
-        text = containers.labels[-1] if containers.labels else ""
+        text = containers.labels[0] if containers.labels else ""
         for lap in ("create", "changes", "commit"):
             yield from _against(containers, text, lap, f"{containers.laps[lap].capitalize()} ({text})")
 
 
-def _against(table: Table, text: str, lap: str, what: str) -> Iterator[str]:
+def _against(table: Table, text: str, lap: str, what: str, of: str = "wall") -> Iterator[str]:
     ours = table.figure(REFERENCE, text, lap)
     others = [
         f"{subject} {ratio.value:.1f}"
         for subject in table.subjects
-        if subject in ENGINES and (ratio := table.ratio(subject, text, lap, REFERENCE))
+        if subject in ENGINES and (ratio := table.ratio(subject, text, lap, REFERENCE, of))
     ]
     if ours and others:
-        yield f"{what}: {REFERENCE} {time_text(ours.wall)}; times as long: {', '.join(others)}."
+        taken = time_text(ours.wall if of == "wall" else ours.user)
+        yield f"{what}: {REFERENCE} {taken}; times as long: {', '.join(others)}."
 
 
 def grids(table: Table) -> Iterator[Grid]:
     """Subjects one below the other; beside them the laps, or one lap at each parameter."""
-    if (len(table.laps) > 1 and len(table.labels) <= 2) or table.name in ("image", "container"):
+    if (len(table.laps) > 1 and len(table.labels) <= 2) or table.loads or table.name == "container":
         for text in table.labels:
             laps = [lap for lap in table.laps if any(table.figure(s, text, lap) for s in table.subjects)]
             head = [table.laps[lap] for lap in laps]
             columns = [(text, lap, "wall") for lap in laps]
-            if table.name == "image" and "load" in laps:
+            if "load" in laps:
                 head.append("user CPU of loading")
                 columns.append((text, "load", "user"))
             yield from _grid(table, text, head, columns)
@@ -118,9 +121,9 @@ def _grid(
         if any(cells):
             notes = [table.row(subject, text) for text, _, _ in columns[:1]]
             told = [row.notes.get("flushes", "") for row in notes if row]
-            lines.append([subject, *cells, *(told if table.name == "image" else ())])
+            lines.append([subject, *cells, *(told if table.loads else ())])
     if lines:
-        more = ["it asked for"] if table.name == "image" else []
+        more = ["it asked for"] if table.loads else []
         yield caption, ["", *head, *more], lines
 
 
@@ -139,17 +142,20 @@ def notes(table: Table) -> list[str]:
         f"{row.subject} ({row.label}): {key} {value}"
         for row in table.rows
         for key, value in row.notes.items()
-        if table.name != "image" and not row.refused
+        if not table.loads and not row.refused
     ]
 
 
 def refusals(table: Table) -> list[str]:
     """Who is not compared, and why."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for row in table.rows:
         if row.refused:
-            reasons.setdefault((row.subject, row.refused), []).append(row.label or table.title)
-    return [f"{subject} ({'; '.join(where)}): {why}" for (subject, why), where in reasons.items()]
+            found.setdefault((row.subject, row.refused), []).append(row.label or table.title)
+    alike: dict[tuple[str, str], list[str]] = {}
+    for (subject, why), where in found.items():
+        alike.setdefault(("; ".join(where), why), []).append(subject)
+    return [f"{', '.join(subjects)} ({where}): {why}" for (where, why), subjects in alike.items()]
 
 
 def facts(result: Json) -> str:
@@ -162,6 +168,7 @@ def facts(result: Json) -> str:
         f"{host['system']}, Python {host['python']}; load average at the beginning {host['load'][0]}. "
         f"Everything stands on sparse files on {host['scratch']}: one ext4 for overlay, vfs and all others, "
         "a file system or pool of its own for each other driver."
+        + "".join(f" {name} is mounted by FUSE here." for name in result["over_fuse"])
     )
 
 
@@ -259,11 +266,15 @@ def as_html(result: Json, pictures: Mapping[str, bytes]) -> str:
 
 
 def _p(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>"
+    return f"<p>{_escaped(text)}</p>"
 
 
 def _aside(text: str) -> str:
-    return f'<p class="aside">{html.escape(text)}</p>'
+    return f'<p class="aside">{_escaped(text)}</p>'
+
+
+def _escaped(text: str) -> str:
+    return re.sub("`+([^`]+)`+", r"<code>\1</code>", html.escape(text))
 
 
 def _html_list(lines: Sequence[str], kind: str = "") -> str:

@@ -1,8 +1,8 @@
 """Lets subjects and workloads take turns until the time is over, and refuses who did other work.
 
 The first pass goes through everything once, and its evidence is compared. Then come further passes, each
-over one workload in an order of its own, the workload that has had the least time next: what is cheap is
-repeated often, and what else the host does disturbs all alike."""
+over one workload with one parameter, in an order of its own, the one that has had the least time next: what
+is cheap is repeated often, and what else the host does disturbs all alike."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from attrs import define, field, frozen
 
 from benchmarks import host, peers, workloads
 from benchmarks.clock import Clock, Lap
-from benchmarks.subjects import Failed, Subject, layerfs_subjects
+from benchmarks.subjects import Failed, Library, Subject, layerfs_subjects
 from benchmarks.workload import Evidence, Parameter, Workload, label
 from layerfs.errors import LayerfsError, NotSupported
 from layerfs.registry import installed
@@ -32,8 +32,11 @@ FORMAT = 1
 REFERENCE = "layerfs overlay"
 """Whose evidence the others' must equal, and whom they are compared with."""
 MOST_PASSES = 30
-SLOW = ("devicemapper", "vfs", "zfs")
-"""Drivers that have no part in the workloads with images when time is short."""
+NO_IMAGES = {
+    **dict.fromkeys(("devicemapper", "vfs", "zfs"), "loading takes it long"),
+    **dict.fromkeys(("aufs", "fuse"), "they are unpacked as by overlay"),
+}
+"""Drivers that have no part in the workloads with images when time is short, and why."""
 
 Json = dict[str, Any]
 
@@ -44,13 +47,17 @@ class Plan:
     full: bool
     drivers: Sequence[str]
     peers: Sequence[str]
-    workloads: Sequence[str]
+    workloads: Sequence[Workload]
     command: str = ""
+
+    def parameters(self, workload: Workload) -> Sequence[Parameter]:
+        """What has nothing for a short run is run in full when it is asked for."""
+        return workload.full if self.full or not workload.short else workload.short
 
     @property
     def patience(self) -> float:
         """Seconds for a driver to make the layers of one stack in."""
-        return 300 if self.full else 10
+        return 300 if self.full else 5
 
 
 @define
@@ -67,8 +74,13 @@ class Case:
     refused: str = ""
     """Why it is not compared."""
 
+    @property
+    def turn(self) -> str:
+        """All cases of it are compared."""
+        return f"{self.workload.title} ({label(self.parameter) or '-'})"
+
     def __str__(self) -> str:
-        return f"{self.workload.title} ({label(self.parameter) or '-'}): {self.subject.name}"
+        return f"{self.turn}: {self.subject.name}"
 
     def run(self, *, check: bool = False) -> None:
         begin = time.monotonic()
@@ -113,10 +125,10 @@ def _difference(found: Evidence, wanted: Evidence, whose: str) -> str:
 
 def compare(cases: Sequence[Case]) -> None:
     """Refuse every case whose evidence differs from the reference's, or from most where that has none."""
-    groups: dict[tuple[str, str], list[Case]] = defaultdict(list)
+    groups: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         if case.samples:
-            groups[case.workload.name, label(case.parameter)].append(case)
+            groups[case.turn].append(case)
     for group in groups.values():
         [reference] = [case for case in group if case.subject.name == REFERENCE][:1] or group[:1]
         for case in group:
@@ -127,9 +139,8 @@ def compare(cases: Sequence[Case]) -> None:
 
 def measure(plan: Plan, say: Callable[[str], None]) -> Json:
     """Run the plan; the results as they are written to the JSON."""
-    if "image" in plan.workloads:
-        say("making the images, the first time only (some minutes)")
-        workloads.image.make_archives()
+    parameters = [one for workload in plan.workloads for one in plan.parameters(workload)]
+    workloads.image.make_archives((one for one in parameters if "image" in one), say)
     begin, began = time.monotonic(), time.strftime("%Y-%m-%d %H:%M:%S")
     result: Json = {}
     say(f"measuring for {plan.minutes:g} minutes")
@@ -148,9 +159,10 @@ def measure(plan: Plan, say: Callable[[str], None]) -> Json:
                 "full": plan.full,
                 "host": facts,
                 "absent": absent,
+                "over_fuse": [one.name for one in found if isinstance(one, Library) and one.over_fuse],
                 "workloads": [
                     {"name": one.name, "title": one.title, "about": one.about, "laps": dict(one.laps)}
-                    for one in map(workloads.ALL.__getitem__, plan.workloads)
+                    for one in plan.workloads
                 ],
                 "cases": [case.as_json() for case in cases],
             }
@@ -165,8 +177,8 @@ def _cases(plan: Plan, found: Sequence[Subject]) -> list[Case]:
     """The first parameter of each workload comes first: where time runs out, something is told of all."""
     cases = [
         (number, Case(workload, parameter, subject))
-        for workload in map(workloads.ALL.__getitem__, plan.workloads)
-        for number, parameter in enumerate(workload.full if plan.full else workload.short)
+        for workload in plan.workloads
+        for number, parameter in enumerate(plan.parameters(workload))
         for subject in found
         if workload.takes(subject)
     ]
@@ -211,41 +223,26 @@ class _Turns:
             case.run(check=True)
 
     def further_passes(self) -> None:
-        spent: dict[str, float] = defaultdict(float)
-        passes: dict[str, int] = defaultdict(int)
+        """Over one workload with one parameter each, the subjects in another order each time."""
         groups: dict[str, list[Case]] = defaultdict(list)
         for case in self.cases:
             if case.samples and not case.refused:
-                groups[case.workload.name].append(case)
-        cost = sum(case.seconds for cases in groups.values() for case in cases)
-        if cost:
-            self.say(
-                f"a pass over everything takes {cost:.0f} s; {_minutes(self.left)} left for more of them"
-            )
-        while True:
-            fitting = [
-                name
-                for name, cases in groups.items()
-                if passes[name] < MOST_PASSES and sum(case.seconds for case in cases) < self.left
-            ]
-            if not fitting:
-                return
-            name = min(fitting, key=lambda name: (spent[name], name))
-            passes[name] += 1
-            self.say(f"{_minutes(self.left)} left: {groups[name][0].workload.title}, pass {passes[name] + 1}")
+                groups[case.turn].append(case)
+        cost = {turn: sum(case.seconds for case in group) for turn, group in groups.items()}
+        self.say(
+            f"a pass over everything takes {sum(cost.values()):.0f} s; {_minutes(self.left)} left for more"
+        )
+        spent, passes = dict.fromkeys(groups, 0.0), dict.fromkeys(groups, 1)
+        while fitting := [turn for turn in groups if passes[turn] < MOST_PASSES and cost[turn] < self.left]:
+            turn = min(fitting, key=lambda turn: (spent[turn], cost[turn]))
+            passes[turn] += 1
+            self.say(f"{_minutes(self.left)} left: {turn}, pass {passes[turn]}")
             begin = time.monotonic()
-            self._one_pass(groups[name])
-            spent[name] += time.monotonic() - begin
-
-    def _one_pass(self, cases: Sequence[Case]) -> None:
-        """The subjects in another order each time, at one parameter after the other."""
-        by_parameter: dict[str, list[Case]] = defaultdict(list)
-        for case in cases:
-            by_parameter[label(case.parameter)].append(case)
-        for group in by_parameter.values():
-            for case in self._random.sample(group, len(group)):
+            for case in self._random.sample(groups[turn], len(groups[turn])):
                 if not case.refused:
                     case.run()
+            cost[turn] = time.monotonic() - begin
+            spent[turn] += cost[turn]
 
 
 def _minutes(seconds: float) -> str:
@@ -257,16 +254,19 @@ def _subjects(plan: Plan, scratch: Path, held: contextlib.ExitStack) -> tuple[li
     ext4."""
     found: list[Subject] = []
     absent: dict[str, str] = {}
-    ground = held.enter_context(_ground(scratch))
+    ground = held.enter_context(own_ext4())
     for driver in sorted(plan.drivers, key=lambda name: name != "overlay"):
         try:
             place = held.enter_context(_place(driver, scratch, ground, plan.minutes * 60 + 600))
             library, command = held.enter_context(layerfs_subjects(driver, place, plan.patience))
+            if library.over_fuse and driver != "fuse" and "fuse" in plan.drivers and not plan.full:
+                absent[f"layerfs {driver}"] = "mounted by FUSE here, as layerfs fuse is: in a full run"
+                continue
             found.append(library)
-            if plan.full or driver not in SLOW:
+            if plan.full or driver not in NO_IMAGES:
                 found.append(command)
-            elif "image" in plan.workloads:
-                absent[f"layerfs {driver}, images"] = "loading takes it long: in a full run"
+            elif any(one.takes(command) for one in plan.workloads):
+                absent[f"layerfs {driver}, images"] = f"{NO_IMAGES[driver]}: in a full run"
         except LayerfsError as error:
             absent[f"layerfs {driver}"] = str(error).splitlines()[0]
     for name in plan.peers:
@@ -291,7 +291,8 @@ def _skipping(context: contextlib.AbstractContextManager[Any]) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _ground(scratch: Path) -> Iterator[Path]:
+def own_ext4() -> Iterator[Path]:
+    """With a journal, whatever the host has: without one, inodes that were freed slow all that follows."""
     from tests.filesystems import file_system
 
     mkfs = ["-E", "lazy_itable_init=0,lazy_journal_init=0"]

@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
@@ -186,6 +186,10 @@ class Library:
         return self.store.root
 
     @property
+    def over_fuse(self) -> bool:
+        return self.store.driver.status().get("mounted by") == "FUSE"
+
+    @property
     def deepest(self) -> int:
         limit = self.store.driver.capabilities.max_depth
         return 10_000 if limit is None else limit - 2  # an init layer and a writable one
@@ -306,7 +310,7 @@ class CommandLine:
 
 
 @contextlib.contextmanager
-def layerfs_subjects(driver: str, place: Place, patience: float) -> Iterator[Sequence[Subject]]:
+def layerfs_subjects(driver: str, place: Place, patience: float) -> Iterator[tuple[Library, CommandLine]]:
     """A driver's library and command line, with a store each, in one place."""
     base, options, others = place.base, dict(place.options), dict(place.options)
     base.chmod(0o755)
@@ -324,7 +328,7 @@ def layerfs_subjects(driver: str, place: Place, patience: float) -> Iterator[Seq
             held.enter_context(detached_afterwards(base / "command/store" / driver))
         store = open_store(base / "store", runroot=base / "run", driver=driver, options=options)
         library = Library(driver, held.enter_context(store), patience, daemons)
-        yield [library, CommandLine(driver, base, others, daemons)]
+        yield library, CommandLine(driver, base, others, daemons)
 
 
 def _pids_of(program: str) -> tuple[int, ...]:

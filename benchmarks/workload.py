@@ -18,6 +18,7 @@ from attrs import field, frozen
 from benchmarks.clock import Clock
 from benchmarks.images import Stack
 from benchmarks.subjects import Container, Engine, Roots, Subject
+from layerfs.errors import NotSupported
 from layerfs.linux.syncfs import syncfs
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -93,6 +94,12 @@ def drop_caches(subject: Roots) -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
+def prepare(subject: Roots, stack: Stack) -> None:
+    if len(stack.tars) > subject.deepest:
+        raise NotSupported(f"not tried upon more layers than {subject.deepest}")
+    subject.prepare(stack)
+
+
 @contextlib.contextmanager
 def created(subject: Roots, stack: Stack) -> Iterator[Container]:
     made = subject.create(stack)
@@ -105,7 +112,7 @@ def created(subject: Roots, stack: Stack) -> Iterator[Container]:
 @contextlib.contextmanager
 def root_of(subject: Roots, stack: Stack) -> Iterator[Path]:
     """A fresh container, mounted."""
-    subject.prepare(stack)
+    prepare(subject, stack)
     with created(subject, stack) as made:
         root = made.mount()
         try:

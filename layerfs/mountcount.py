@@ -31,8 +31,8 @@ from pathlib import Path
 from layerfs.driver import Leak
 from layerfs.errors import MountBusy
 from layerfs.linux.flock import FileLock, open_locked
-from layerfs.linux.mount import umount
-from layerfs.linux.mountinfo import holders, is_mount, mounts_below
+from layerfs.linux.mountinfo import holders, is_mount, mount_of, mounts_below
+from layerfs.linux.umount import umount
 from layerfs.values import frozen
 
 
@@ -258,7 +258,8 @@ def _current(fd: int, target: Path) -> _Record | None:
         return None
     record = _Record.read(fd)
     if record is None:
-        return _Record(0, bool(os.statvfs(target).f_flag & os.ST_RDONLY), target)
+        mount = mount_of(target)
+        return _Record(0, "ro" in (*mount.options, *mount.super_options), target)
     if record.count == 0:
         _take_away(target)
         return None

@@ -1,10 +1,11 @@
 """Makes a real image for the demonstration: Debian or Ubuntu from this machine's own package mirror.
 
-    python scripts/demo_image.py DEST.tar
+    python scripts/demo_image.py DEST.tar [--large]
 
 Layer 1 is mmdebstrap's; layer 2 installs packages with apt; layer 3 removes, replaces and makes anew.
 Layers 2 and 3 are made the way anybody would: ``layerfs create``, ``mount``, work in it, ``commit``.
-Runs as root or as root of a user namespace.
+``--large``: 13 layers of packages in place of one, set up as Debian's slim images are: without
+documentation. The images of developers look like that. Runs as root or as root of a user namespace.
 """
 
 from __future__ import annotations
@@ -31,10 +32,30 @@ exec chroot "$1" sh -ec "$2"
 """
 INSTALL = """
 apt-get -o APT::Sandbox::User=root -qq update
-apt-get -o APT::Sandbox::User=root -qq install -y --no-install-recommends ca-certificates file >/dev/null
+apt-get -o APT::Sandbox::User=root -qq install -y --no-install-recommends {} >/dev/null
 apt-get clean
 rm -rf /var/lib/apt/lists/*
 """
+SMALL = ("ca-certificates file",)
+LARGE = (
+    "ca-certificates curl file gnupg",
+    "git openssh-client",
+    "gcc libc6-dev make",
+    "g++",
+    "python3-dev python3-pip python3-venv",
+    "clang",
+    "llvm",
+    "nodejs",
+    "cmake gdb ninja-build",
+    "fonts-dejavu fonts-noto-cjk",
+    "default-jre-headless",
+    "postgresql-client sqlite3 vim",
+    "jq less rsync",
+)
+SLIM = [
+    "--dpkgopt=force-unsafe-io",
+    *(f"--dpkgopt=path-exclude=/usr/share/{place}/*" for place in ("doc", "info", "locale")),
+]
 CHANGE = """
 rm -rf /usr/share/doc /usr/share/locale
 mkdir /usr/share/locale
@@ -91,7 +112,7 @@ def write_layout(layout: Path, tar: bytes, name: str) -> None:
 
 
 def main() -> None:
-    dest = Path(sys.argv[1])
+    dest, large = Path(sys.argv[1]), "--large" in sys.argv[2:]
     release, uri = mirror()
     dest.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="demo-image-", dir=dest.parent) as scratch:
@@ -106,6 +127,7 @@ def main() -> None:
         subprocess.run(
             [
                 *("mmdebstrap", "--quiet", "--variant=minbase", "--skip=output/dev"),
+                *(SLIM if large else ()),
                 *(release, str(work / "base.tar"), uri),
             ],
             check=True,
@@ -113,7 +135,8 @@ def main() -> None:
         write_layout(work / "layout", (work / "base.tar").read_bytes(), "base")
         layerfs("load", str(work / "layout"))
         below = "base"
-        for name, script in (("packages", INSTALL), ("demo", CHANGE)):
+        steps = [INSTALL.format(packages) for packages in (LARGE if large else SMALL)]
+        for name, script in (*((f"packages{n}", step) for n, step in enumerate(steps)), ("demo", CHANGE)):
             layerfs("create", below, "--name", name)
             root = layerfs("mount", name)
             try:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
 from layerfs.linux.removetree import remove_tree
+from layerfs.linux.umount import umount
 
 pytest_plugins = ["tests.fusekit", "tests.hosts.plugin", "tests.zfskit"]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import attrs
 
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from tests.require import need
 
 _START_SECONDS = 60

@@ -14,8 +14,8 @@ import attrs
 import pytest
 
 from layerfs.linux.fuseserver import server_of
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import is_mount
+from layerfs.linux.umount import umount
 from tests.require import need
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import attrs
 
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from tests.require import need
 from tests.thinkit import dmsetup
 

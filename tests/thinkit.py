@@ -11,8 +11,8 @@ from pathlib import Path
 
 from layerfs.driver import Driver
 from layerfs.linux.loop import attached
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts
+from layerfs.linux.umount import umount
 from layerfs_drivers.devicemapper import DRIVER, _ioctl
 from layerfs_drivers.devicemapper._block import all_mapped, find_mapped
 from layerfs_drivers.devicemapper._journal import Journal

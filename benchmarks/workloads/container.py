@@ -31,9 +31,9 @@ _CHANGED_IN_A_DIRECTORY = 25
         "remove": "remove the container",
         "export": "read the unmodified layer below as a tar",
     },
-    short=[{"files": 4_000, "changes": 100}],
+    short=[{"files": 1_000, "changes": 100}],
     full=[
-        {"files": 1_000, "changes": 100},
+        {"files": 4_000, "changes": 100},
         {"files": 16_000, "changes": 100},
         {"files": 4_000, "changes": 1},
         {"files": 4_000, "changes": 1_000},
@@ -116,18 +116,18 @@ def _only_layerfs(subject: Subject) -> bool:
 
 @workload(
     "Many at once",
-    {"life": "one container of 32: create, mount, unmount, remove"},
-    short=[{"threads": threads} for threads in (1, 4, 16)],
-    full=[{"threads": threads} for threads in (2, 8)],
+    {"life": "a container's share: create, mount, unmount, remove"},
+    short=[{"threads": threads} for threads in (1, 8)],
+    full=[{"threads": threads} for threads in (2, 4, 16)],
     takes=_only_layerfs,
 )
 def concurrency(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> Evidence:
-    """32 containers upon one layer, by 1 to 16 threads upon one store. What is given is the time for all of
-    them divided by 32."""
+    """Containers upon one layer, made by so many threads upon one store: eight of them, or one a thread. What
+    is given is the time for all, divided by their number."""
     assert isinstance(subject, Library)
-    stack = images.many_files(1_000)
+    stack = images.many_files(100)
     subject.prepare(stack)
-    lives = 32
+    lives = max(8, int(parameter["threads"]))
     turns, failed = itertools.count(), list[BaseException]()
 
     def live() -> None:

@@ -6,7 +6,6 @@ import os
 
 from benchmarks import images
 from benchmarks.clock import Clock
-from benchmarks.images import Stack
 from benchmarks.subjects import Roots, Subject
 from benchmarks.workload import (
     Evidence,
@@ -15,27 +14,32 @@ from benchmarks.workload import (
     digest,
     drop_caches,
     is_roots,
+    prepare,
     read_all,
     root_of,
     workload,
 )
-from layerfs.errors import NotSupported
 
-_DEPTHS: list[Parameter] = [{"depth": depth} for depth in (1, 15, 120, 498)]
+_SHORT: list[Parameter] = [{"depth": depth} for depth in (1, 15, 60)]
+_FULL: list[Parameter] = [{"depth": depth} for depth in (120, 498)]
+_ALL_LAYERS = images.deep(498)
 _WARM = 10
 
 
 @workload(
     "Mounting",
     {"cold": "mount with empty caches", "mount": "mount with warm caches", "umount": "unmount"},
-    short=_DEPTHS,
+    short=_SHORT,
+    full=_FULL,
     takes=lambda subject: isinstance(subject, Roots) and subject.mounts,
 )
 def mount(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> Evidence:
     """A container upon 1 to 498 layers, with its own two 500, the most that overlay stacks. Cold: after the
     kernel has dropped all it had cached. Warm: after that; calls ten times in a row, command lines once."""
     assert isinstance(subject, Roots)
-    with created(subject, _deep(subject, int(parameter["depth"]))) as made:
+    stack = _ALL_LAYERS.cut(int(parameter["depth"]))
+    prepare(subject, stack)
+    with created(subject, stack) as made:
         drop_caches(subject)
         with clock.lap("cold"):
             root = made.mount()
@@ -50,28 +54,18 @@ def mount(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> 
     return evidence
 
 
-_ALL_LAYERS = images.deep(498)
-
-
-def _deep(subject: Roots, depth: int) -> Stack:
-    if depth > subject.deepest:
-        raise NotSupported(f"not tried upon more than {subject.deepest}")
-    stack = _ALL_LAYERS.cut(depth)
-    subject.prepare(stack)
-    return stack
-
-
 @workload(
     "Reading through layers",
     {"cold": "read 1,000 files with empty caches", "warm": "read them again"},
-    short=_DEPTHS,
+    short=_SHORT,
+    full=_FULL,
     takes=is_roots,
 )
 def read(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> Evidence:
     """1,000 files of a kilobyte in the lowest layer, opened and read one after the other by name. Every layer
     above has the directories they are in."""
     assert isinstance(subject, Roots)
-    with root_of(subject, _deep(subject, int(parameter["depth"]))) as root:
+    with root_of(subject, _ALL_LAYERS.cut(int(parameter["depth"]))) as root:
         paths = [f"{root}/{name}" for name in images.bottom_files()]
         drop_caches(subject)
         with clock.lap("cold"):

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 
 from benchmarks import images, trees
 from benchmarks.clock import Clock
-from benchmarks.subjects import Roots, Subject
-from benchmarks.workload import KIB, MIB, Evidence, Parameter, is_roots, read_all, root_of, workload
+from benchmarks.subjects import Roots, Subject, run, size_of_output
+from benchmarks.workload import (
+    KIB,
+    MIB,
+    Evidence,
+    Parameter,
+    drop_caches,
+    is_roots,
+    read_all,
+    root_of,
+    workload,
+)
 from layerfs.linux.syncfs import syncfs
 
-_SIZES = (4 * KIB, 1 * MIB, 32 * MIB, 256 * MIB)
+_SIZES = (4 * KIB, 1 * MIB, 8 * MIB, 256 * MIB)
 
 
 @workload(
@@ -36,7 +48,7 @@ def copy_up(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -
 @workload(
     "Many small files",
     {"create": "create them", "stat": "look at them", "read": "read them", "unlink": "remove them"},
-    short=[{"files": 2_000}],
+    short=[{"files": 1_000}],
     full=[{"files": 20_000}],
     takes=is_roots,
 )
@@ -67,14 +79,64 @@ def storm(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> 
 
 
 @workload(
+    "A tree of files",
+    {
+        "find": "find with empty caches",
+        "again": "find again",
+        "pack": "tar it with empty caches",
+        "unpack": "untar a third of it beside it",
+        "chmod": "change the mode of every file",
+        "remove": "remove it",
+    },
+    short=[{"files": 300}],
+    full=[{"files": 4_000}],
+    takes=is_roots,
+)
+def tree(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> Evidence:
+    """Files of 8 KiB on average, spread over three layers of the image that have the same directories. GNU
+    find looks at all of them and GNU tar reads them; then each is copied up, as its mode is changed."""
+    assert isinstance(subject, Roots)
+    stack = images.tree(int(parameter["files"]))
+    with root_of(subject, stack) as root:
+        top, beside = root / "tree", root / "beside"
+        drop_caches(subject)
+        for lap in ("find", "again"):
+            with clock.lap(lap):
+                run("find", top, "-size", "+1000k")
+        drop_caches(subject)
+        with clock.lap("pack"):
+            size = size_of_output("tar", "--create", "--directory", root, "tree")
+        beside.mkdir()
+        with clock.lap("unpack"):
+            subprocess.run(["tar", "--extract", "--directory", beside], input=stack.tars[0], check=True)
+        with clock.lap("chmod"):
+            changed = 0
+            for directory, _, names in os.walk(top):
+                for name in names:
+                    os.chmod(os.path.join(directory, name), 0o600)
+                    changed += 1
+        with clock.lap("remove"):
+            shutil.rmtree(top)
+        unpacked = sum(len(names) for _, _, names in os.walk(beside))
+        return {"bytes": size, "changed": changed, "left": [top.exists(), unpacked]}
+
+
+@workload(
     "One big file",
-    {"write": "write it", "fsync": "have it on the disk", "read": "read it again"},
-    short=[{"size": 128 * MIB}],
+    {
+        "write": "write it",
+        "fsync": "have it on the disk",
+        "read": "read it again",
+        "cold": "read it with empty caches",
+        "small": "write 16 MiB, 4 KiB at a time",
+    },
+    short=[{"size": 64 * MIB}],
     full=[{"size": 512 * MIB}],
     takes=is_roots,
 )
 def big(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> Evidence:
-    """Written and read in a container from beginning to end, a mebibyte at a time; read from the cache."""
+    """Written and read in a container from beginning to end, a mebibyte at a time, and then begun anew in
+    small pieces."""
     assert isinstance(subject, Roots)
     piece = os.urandom(MIB)
     with root_of(subject, images.many_files(1_000)) as root:
@@ -86,11 +148,18 @@ def big(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> Ev
                     os.write(fd, piece)
             with clock.lap("fsync"):
                 os.fsync(fd)
-            os.lseek(fd, 0, os.SEEK_SET)
             size, buffer = 0, bytearray(MIB)
-            with clock.lap("read"):
-                while got := os.readv(fd, [buffer]):
-                    size += got
+            for lap in ("read", "cold"):
+                if lap == "cold":
+                    drop_caches(subject)
+                os.lseek(fd, 0, os.SEEK_SET)
+                with clock.lap(lap):
+                    while got := os.readv(fd, [buffer]):
+                        size += got
+            os.lseek(fd, 0, os.SEEK_SET)
+            with clock.lap("small"):
+                for _ in range(16 * MIB // (4 * KIB)):
+                    os.write(fd, piece[: 4 * KIB])
         finally:
             os.close(fd)
     return {"bytes": size, "end": bytes(buffer) == piece}

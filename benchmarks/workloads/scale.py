@@ -34,8 +34,8 @@ def _own_store(subject: Subject) -> bool:
         "remove": "remove it",
         "list": "list all layers and containers",
     },
-    short=[{"layers": count} for count in (1, 30, 300)],
-    full=[{"layers": count} for count in (3_000, 10_000)],
+    short=[{"layers": count} for count in (1, 10, 100)],
+    full=[{"layers": count} for count in (1_000, 10_000)],
     takes=_own_store,
 )
 def scale(subject: Subject, parameter: Parameter, clock: Clock, check: bool) -> Evidence:

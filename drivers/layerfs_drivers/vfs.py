@@ -39,7 +39,8 @@ from layerfs.driver import (
 )
 from layerfs.errors import LayerExists, LayerNotFound, NotSupported, ReadOnly, translated
 from layerfs.ids import GraphID, parse_graph_id
-from layerfs.linux.mount import perform_all, release
+from layerfs.linux.mount import perform_all
+from layerfs.linux.umount import release
 from layerfs.linux.userns import has_capability, in_user_namespace
 from layerfs.mountcount import MountCount
 from layerfs.naivediff import NaiveDiff

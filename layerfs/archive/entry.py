@@ -38,9 +38,11 @@ ENTRY_TYPES = {bits: kind for kind, bits in TYPE_BITS.items()}
 """The reverse. It has no socket, which a tar cannot hold."""
 
 
-@attrs.frozen(slots=True)
+@attrs.define
 class Entry:
     """A member with every extension (GNU long names, pax records) already applied.
+
+    Never changed; to freeze it would take as long as to parse its header.
 
     Names are as in the archive: not normalised, perhaps with a leading ``./`` or a trailing ``/``,
     in whatever encoding, but never with a NUL.

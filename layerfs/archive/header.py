@@ -45,14 +45,14 @@ class RawHeader(NamedTuple):
 def checksum_fits(block: bytes) -> bool:
     """Whether the block's checksum is that of its bytes: what tells a header from other data."""
     try:
-        stored = parse_number(block[148:156])
+        stored = _number(block[148:156])
     except ValueError:
         return False
     # The field itself counts as eight spaces.
-    total = stored + sum(block[148:156]) - 8 * 0x20
+    total = stored - 8 * 0x20
     # The low half of Adler-32 is one plus the sum of the bytes, modulo 65521: a twentieth of the time of
     # sum(). It cannot tell a checksum that is off by just that, which no damage and no chance brings about.
-    adler = zlib.adler32(block) & 0xFFFF
+    adler = zlib.adler32(block[156:], zlib.adler32(block[:148])) & 0xFFFF
     if 0 <= total <= 255 * BLOCK and (total + 1) % 65521 == adler:
         return True
     # Tars of the seventies summed signed characters: each byte over 127 counts 256 less.
@@ -77,7 +77,7 @@ def parse_header(block: bytes) -> RawHeader:
             parse_number(mode) & 0o7777,
             parse_number(uid),
             parse_number(gid),
-            parse_number(size),
+            _number(size),
             parse_number(mtime),
             _text(linkname) if linkname[0] else b"",
             (parse_number(major), parse_number(minor)) if typeflag in b"34" else (0, 0),
@@ -102,11 +102,10 @@ def _text(field: bytes) -> bytes:
     return field.partition(b"\x00")[0]
 
 
-@functools.lru_cache(1024)
-def parse_number(field: bytes) -> int:
+def _number(field: bytes) -> int:
     """A number of a header: octal between spaces and NULs, or base 256 when the first bit is set.
 
-    Raises ``ValueError``. Owners, modes and times repeat from entry to entry.
+    Raises ``ValueError``.
     """
     text = field.strip(b" \x00")
     if text.isdigit():
@@ -124,6 +123,10 @@ def parse_number(field: bytes) -> int:
     if text.isdigit():
         return int(text, 8)
     raise ValueError(repr(field))
+
+
+parse_number = functools.lru_cache(1024)(_number)
+"""The same for what repeats from entry to entry: owners, modes, times."""
 
 
 def parse_pax(data: bytes) -> list[tuple[bytes, bytes]]:

@@ -6,6 +6,8 @@ A tar may call one file ``etc/passwd``, ``./etc/passwd`` or ``/etc//passwd``. In
 
 from __future__ import annotations
 
+import functools
+
 from layerfs.errors import EntryRefused, MalformedArchive, PathEscape, show
 
 NAME_MAX = 255
@@ -18,8 +20,10 @@ WHITEOUT_PREFIX = b".wh."
 """What the last component of a whiteout begins with; see :mod:`layerfs.archive.whiteout`."""
 
 _DOTS = (b"", b".")
+_SLASH = 0x2F
 
 
+@functools.lru_cache(16)  # who records an entry and who unpacks it ask for the same name in turn
 def normalise(name: bytes) -> bytes:
     """``name``, as a tar has it, relative to the root: no leading ``/``, no empty and no ``.`` component.
 
@@ -27,6 +31,11 @@ def normalise(name: bytes) -> bytes:
     :class:`EntryRefused` for a path or component that is longer than Linux takes (the whiteout of the
     longest possible name is not).
     """
+    path = name.removeprefix(b"./").removesuffix(b"/")
+    # Of a name that is not empty or long, begins with no slash and ends with neither slash nor dot.
+    plain = path and len(path) <= NAME_MAX and path[0] != _SLASH and path[-1] not in b"/."
+    if plain and b"./" not in path and b"//" not in path and b"\0" not in path:
+        return path
     return _normalise(name, name, "")
 
 

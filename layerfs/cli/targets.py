@@ -12,9 +12,10 @@ import os
 from pathlib import Path
 
 from layerfs.errors import InvalidInput, MountBusy, MountFailed, SystemFailure, translated
-from layerfs.linux import mount
 from layerfs.linux.flock import FileLock
-from layerfs.linux.mountinfo import holders
+from layerfs.linux.mount import perform
+from layerfs.linux.mountinfo import holders, mount_of
+from layerfs.linux.umount import umount
 
 _Bind = tuple[Path, Path]
 """The root that is shown, and the target that shows it."""
@@ -39,7 +40,7 @@ class Targets:
             before = self._read()
             self._write([*before, (root, target)])
             try:
-                mount.perform("bind", str(root), ("ro",) if read_only else (), target)
+                perform("bind", str(root), ("ro",) if read_only else (), target)
             except OSError as error:
                 self._write(before)
                 reason = error.strerror or str(error)
@@ -80,15 +81,16 @@ class Targets:
 def _shows(target: Path, root: Path) -> bool:
     """Whether ``target`` still shows ``root``: somebody may have unmounted it by hand."""
     try:
-        return os.path.samefile(target, root)
+        shown, wanted = mount_of(target), mount_of(root)
     except FileNotFoundError:
         return False
+    return (shown.device, shown.root) == (wanted.device, wanted.root)
 
 
 def _umount(target: Path) -> None:
     try:
         with translated(f"unmount {target}"):
-            mount.umount(target)
+            umount(target)
     except SystemFailure as error:
         if error.errno != errno.EBUSY:
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from layerfs.errors import InvalidOption
 from layerfs.fuse.owners import Ids, parse_ranges
-from layerfs.linux.mount import split_lower
+from layerfs.linux.overlaymount import split_lower
 from layerfs.union.owners import PRIVILEGED, USER
 from layerfs.values import frozen
 

@@ -54,11 +54,11 @@ def start(source: str, options: Sequence[str], target: Path, log: Path, keep: Se
 
 def death(target: Path, log: Path) -> str:
     """How the process that serves the mount at ``target`` ended, and what it said; empty while it lives, or
-    when nothing is mounted there."""
+    when nothing is mounted there. :class:`~layerfs.errors.SystemFailure` when it does not answer."""
     if not log.exists():
         return ""
     try:
-        os.statvfs(target)
+        fuseserver.asked(target, lambda: os.statvfs(target))
         return ""
     except OSError as error:
         if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):

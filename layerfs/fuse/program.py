@@ -1,13 +1,15 @@
 """The program ``layerfs-fuse``: called as ``fuse-overlayfs`` is, and by mount(8) as ``mount.fuse.layerfs``.
 
 Without ``-f`` it returns when the file system is mounted and can be used. What goes on behind are two
-processes: one answers, the other waits for its end and writes into the log how it came.
+processes: one answers, the other waits for its end and writes into the log how it came. Until then they die
+with the program: who starts it, and kills it because it takes too long, need not look for them.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -28,6 +30,8 @@ _READY = b"\0"
 """What the server says when it can be used; anything else is why it cannot."""
 
 _FAILED = 1
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @frozen
@@ -103,8 +107,9 @@ def _serve(call: _Call, ready: Callable[[], None]) -> None:
 
 def _in_background(call: _Call) -> int:
     heard, said = os.pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child == 0:
+        _die_with(parent)
         _run(lambda: _watch(call, said))
     os.close(said)
     with os.fdopen(heard, "rb") as stream:
@@ -128,18 +133,28 @@ def _run(work: Callable[[], int]) -> NoReturn:
 
 
 def _watch(call: _Call, said: int) -> int:
-    """Start the server and write its end into the log."""
+    """Start the server, hand on what it says, and write its end into the log."""
     os.setsid()
     os.chdir("/")
     _keep_only(said, call.options.log)
     _log_to_stderr()
-    server = os.fork()
+    heard, answers = os.pipe()
+    parent, server = os.getpid(), os.fork()
     if server == 0:
-        _run(lambda: _answer(call, said))
-    os.close(said)
+        _die_with(parent)
+        os.close(said)
+        os.close(heard)
+        _run(lambda: _answer(call, answers))
+    os.close(answers)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     _write(f"process {server} serves {call.target}")
+    with os.fdopen(heard, "rb") as stream:
+        words = stream.read()
+    _outlive_parent()
+    with contextlib.suppress(OSError):  # nobody waits any more
+        os.write(said, words)
+    os.close(said)
     _, status = os.waitpid(server, 0)
     code = os.waitstatus_to_exitcode(status)
     _write(f"process {server} ended with " + (f"status {code}" if code >= 0 else f"signal {-code}"))
@@ -148,18 +163,27 @@ def _watch(call: _Call, said: int) -> int:
 
 def _answer(call: _Call, said: int) -> int:
     def tell(words: bytes) -> None:
-        with contextlib.suppress(OSError):  # nobody waits any more
-            os.write(said, words)
+        _outlive_parent()
+        os.write(said, words)
         os.close(said)
 
     try:
         _serve(call, lambda: tell(_READY))
     except LayerfsError as error:
         _write(_told(error).rstrip())
-        with contextlib.suppress(OSError):
-            os.write(said, _told(error).encode(errors="replace"))
+        os.write(said, _told(error).encode(errors="replace"))
         return error.exit_code
     return 0
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it is dead already
+        os._exit(_FAILED)
+
+
+def _outlive_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
 
 
 def _keep_only(pipe: int, log: Path | None) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from layerfs.errors import MountFailed, NotSupported, translated
 from layerfs.fuse.options import Options
-from layerfs.linux.mount import umount
+from layerfs.linux.umount import umount
 from layerfs.linux.userns import drop_capability, has_capability, in_user_namespace
 from layerfs.union.aufs import Aufs
 from layerfs.union.dialect import Dialect

@@ -36,6 +36,10 @@ from layerfs.store.images import BlobInfo, ImageRecord
 from layerfs.store.layer import Layer
 from layerfs.store.store import Store
 
+_A_LAYER = 512 << 10
+"""What a layer counts beside its bytes when it is to be written to the disk: inodes and directories are
+written, too, and small layers have little else."""
+
 
 @attrs.frozen
 class Loaded:
@@ -128,12 +132,13 @@ class _Load:
         self._store, self._archive, self._limits, self._progress = store, archive, limits, progress
         self._held: list[Layer] = []
         self._made: list[ChainID] = []
+        self._read: Callable[[int], None]
 
     def run(self, images: Sequence[FoundImage]) -> list[Loaded]:
         for image in images:  # before the layers that would still fit are unpacked in vain
             refuse_deep(self._store.driver, len(image.layers), f"image {(*image.names, image.id)[0]}")
         try:
-            with self._store.reserving(self._missing(images)):
+            with self._store.reserving(self._missing(images)), self._store.writing_back() as self._read:
                 records = [self._record(image) for image in images]
             self._store.flush()
             for record, image in zip(records, images, strict=True):
@@ -186,6 +191,7 @@ class _Load:
             return chain
         self._made.append(chain)
         self._held.append(self._register(layer, parent))
+        self._read(_A_LAYER)
         return chain
 
     def _register(self, layer: FoundLayer, parent: ChainID | None) -> Layer:
@@ -221,7 +227,15 @@ class _Load:
                     raise
 
     def _progress_of(self, size: int) -> Callable[[str, int, int | None], None]:
-        return lambda what, done, _: self._progress(what, done, size)
+        before = 0
+
+        def progress(what: str, done: int, _: int | None) -> None:
+            nonlocal before
+            self._read(done - before)
+            before = done
+            self._progress(what, done, size)
+
+        return progress
 
     def _release(self) -> None:
         for layer in self._held:

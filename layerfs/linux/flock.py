@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +19,9 @@ from layerfs.errors import StoreLocked
 
 LONGEST = 300.0
 """Seconds without a sign of the holder after which a lock is not waited for any more."""
+
+_SIGN = 1.0
+"""Seconds between two signs."""
 
 _PAUSE = 0.005
 """Seconds between two attempts, at most."""
@@ -91,6 +95,32 @@ class FileLock:
         """Tell those who wait that the work goes on."""
         if self._fd is not None:
             os.utime(self._fd)
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """In the block those who wait are told every second that the work goes on: that the thread which
+        entered it has been running. One that hangs tells nothing."""
+        import threading
+
+        from layerfs.linux.within import start  # not where a container is only mounted
+
+        clock = time.pthread_getcpuclockid(threading.get_ident())
+        over = threading.Event()
+
+        def show() -> None:
+            before = time.clock_gettime(clock)
+            while not over.wait(_SIGN):
+                now = time.clock_gettime(clock)
+                if now != before:
+                    self.touch()
+                before = now
+
+        shower = start(show)
+        try:
+            yield
+        finally:
+            over.set()
+            shower.join()
 
     def release(self) -> None:
         """Let go; without a lock nothing happens."""

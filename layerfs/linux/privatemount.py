@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from layerfs.linux.mount import Planned, perform_all, umount
+from layerfs.linux.mount import Planned, perform_all
+from layerfs.linux.umount import umount
 
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 

@@ -29,8 +29,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from layerfs.linux import umount
 from layerfs.linux.flock import lock
+from layerfs.linux.mountcalls import detached
 from layerfs.linux.syscall import failure
+from layerfs.linux.within import within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,35 +85,42 @@ def release(target: Path) -> None:
 
     Not waited for is whoever else has it mounted, or open: the daemon hangs if that one closes a file last.
     """
-    from layerfs.linux import mount
-
     with turn(), _control() as control:
         try:
-            connection = control / str(os.minor(os.stat(target).st_dev))
-            _settle(target, connection)
+            connection = _settle(target, control)
             pid = _pid()
             before = _mounts_served(pid)
+        except TimeoutError:
+            raise
         except OSError:  # the daemon is dead
-            mount.release(target)
+            umount.release(target)
             return
-        mount.release(target)
+        umount.release(target)
         if not connection.exists():
             _wait_until(lambda: _mounts_served(pid) < before)
             time.sleep(_SECOND_CLOSE)
 
 
-def _settle(target: Path, connection: Path) -> None:
+def _settle(target: Path, control: Path) -> Path:
     """Wait until the daemon has done all that it was asked for: closing a file asks without waiting. The
-    kernel tells how much is under way, below /sys/fs/fuse/connections."""
-    os.statvfs(target)  # the first mount of all may still be introducing itself
+    kernel tells how much is under way, below /sys/fs/fuse/connections; the answer is where."""
+
+    def ask() -> int:
+        os.statvfs(target)  # the first mount of all may still be introducing itself
+        return os.stat(target).st_dev
+
+    try:
+        device = within(_LONGEST, ask)
+    except TimeoutError:
+        raise failure(errno.ETIMEDOUT, target, "the zfs-fuse daemon does not answer") from None
+    connection = control / str(os.minor(device))
     _wait_until(lambda: (connection / "waiting").read_text() == "0\n")
+    return connection
 
 
 @contextlib.contextmanager
 def _control() -> Iterator[Path]:
     """What the kernel tells of FUSE connections, mounted nowhere."""
-    from layerfs.linux.mount import detached
-
     fd = detached("fusectl", "fusectl", ())
     try:
         yield Path(f"/proc/self/fd/{fd}")

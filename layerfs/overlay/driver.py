@@ -37,8 +37,9 @@ from layerfs.errors import (
     translated,
 )
 from layerfs.ids import GraphID, parse_graph_id
-from layerfs.linux.mount import release, takes_single_layers
 from layerfs.linux.mountinfo import holders, is_mount, mounts_below
+from layerfs.linux.overlaymount import takes_single_layers
+from layerfs.linux.umount import release
 from layerfs.mountcount import MountCount
 from layerfs.overlay.layout import PER_LAYER, Layout, Shape
 from layerfs.overlay.stack import MOST_LAYERS, Stack, stack
@@ -280,7 +281,10 @@ class OverlayDriver:
 
         target = self.layout.mount_point(id)
         server = server_of(target)
-        return "" if server is None else self._death(id, target) or str(server.pid)
+        try:
+            return "" if server is None else self._death(id, target) or str(server.pid)
+        except SystemFailure as error:
+            return str(error)
 
     def _refuse_dead(self, id: GraphID, target: Path) -> None:
         dead = self._death(id, target)
@@ -293,11 +297,14 @@ class OverlayDriver:
 
     def _settle(self, id: GraphID) -> None:
         """Have the kernel hand over what was written to a mounted layer, so that it is on disk."""
+        if not self.layout.log(id).exists():
+            return
+        from layerfs.linux.fuseserver import asked
         from layerfs.linux.syncfs import syncfs
 
         target = self.layout.mount_point(id)
-        if self.layout.log(id).exists() and is_mount(target):
-            syncfs(target)
+        if is_mount(target):
+            asked(target, lambda: syncfs(target))
 
     def _stack(self, id: GraphID, *, read_only: bool) -> Stack:
         self.layout.require(id)

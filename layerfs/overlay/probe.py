@@ -15,8 +15,9 @@ from layerfs.archive.marks import marks_of
 from layerfs.archive.whiteout import WhiteoutFormat, overlay_format
 from layerfs.errors import NotSupported, SystemFailure
 from layerfs.linux.backing import file_system, nearest, scratch
-from layerfs.linux.mount import release
+from layerfs.linux.fuseserver import watched
 from layerfs.linux.opened import opened
+from layerfs.linux.umount import release
 from layerfs.linux.userns import has_capability, in_user_namespace
 from layerfs.overlay.stack import Stack
 from layerfs.overlay.ways import ByKernel, Way
@@ -69,7 +70,8 @@ class _Trial:
         merged = self.scratch / "merged"
         self._mount(merged)
         try:
-            self._delete(merged)
+            with watched(merged):
+                self._delete(merged)
         except OSError as error:
             raise self._no(f"a mount there does not work: {error.strerror}") from error
         finally:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from layerfs.archive.marks import Marks, until_opaque
 from layerfs.ids import GraphID
-from layerfs.linux.mount import escape_lower
+from layerfs.linux.overlaymount import escape_lower
 from layerfs.overlay.layout import Layout
 from layerfs.values import frozen
 

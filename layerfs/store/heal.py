@@ -44,6 +44,7 @@ from layerfs.errors import (
     translated,
 )
 from layerfs.ids import CacheID, ChainID, GraphID, MountID, init_id, new_cache_id, new_mount_id
+from layerfs.linux.fuseserver import watched
 from layerfs.progress import Progress
 from layerfs.store import rows
 from layerfs.store.announce import announce_container, announce_layer
@@ -384,7 +385,8 @@ def _decompressed(given: BinaryIO) -> Iterator[BinaryIO]:
 def _mounted(core: Core, id: GraphID, *, read_only: bool = False, label: str = "") -> Iterator[Path]:
     root = core.driver.get(id, read_only=read_only, label=label)
     try:
-        yield root
+        with watched(root):
+            yield root
     finally:
         core.driver.put(id)
 

@@ -18,11 +18,11 @@ from layerfs.errors import (
     LayerfsError,
     NoSpace,
     NotSupported,
-    PermissionRefused,
     ReadOnly,
     StoreDamaged,
     StoreLocked,
     SystemFailure,
+    from_os_error,
     translated,
 )
 from layerfs.linux.flock import FileLock
@@ -152,6 +152,9 @@ CREATE TABLE migrated (
 
 Row = tuple["Any", ...]
 
+_ROOM = 1 << 20
+"""Bytes that the database may want at once: its log, and the memory that processes share."""
+
 BUSY_TIMEOUT_S = 60.0
 """How long to wait for another process's transaction; each takes milliseconds."""
 
@@ -159,8 +162,9 @@ BUSY_TIMEOUT_S = 60.0
 class Database:
     """One connection, shared by the threads of a process under a lock."""
 
-    def __init__(self, connection: sqlite3.Connection, *, read_only: bool) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
         self.read_only = read_only
+        self._path = path
         self._connection = connection
         self._lock = threading.RLock()
 
@@ -185,7 +189,7 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
-        return cls(connection, read_only=False)
+        return cls(connection, path, read_only=False)
 
     @classmethod
     def _open_read_only(cls, path: Path) -> Database:
@@ -196,7 +200,7 @@ class Database:
         except BaseException:
             connection.close()
             raise
-        return cls(connection, read_only=True)
+        return cls(connection, path, read_only=True)
 
     @contextlib.contextmanager
     def transaction(self, *, sync: bool = False) -> Iterator[None]:
@@ -207,7 +211,7 @@ class Database:
         """
         if self.read_only:
             raise ReadOnly("the store is open read-only")
-        with self._lock, _translated():
+        with self._lock, _translated(self._path):
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -221,7 +225,7 @@ class Database:
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
         """All that the block reads is of one moment, whatever others change meanwhile."""
-        with self._lock, _translated():
+        with self._lock, _translated(self._path):
             if self._connection.in_transaction:
                 yield
                 return
@@ -233,31 +237,31 @@ class Database:
 
     def execute(self, sql: str, *values: object) -> int:
         """Change something, inside a transaction. Returns the number of rows changed."""
-        with self._lock, _translated():
+        with self._lock, _translated(self._path):
             return self._connection.execute(sql, values).rowcount
 
     def insert(self, sql: str, *values: object) -> int:
         """Insert one row, inside a transaction. Returns its rowid."""
-        with self._lock, _translated():
+        with self._lock, _translated(self._path):
             return self._connection.execute(sql, values).lastrowid or 0
 
     def rows(self, sql: str, *values: object) -> list[Row]:
-        with self._lock, _translated():
+        with self._lock, _translated(self._path):
             return self._connection.execute(sql, values).fetchall()
 
     def row(self, sql: str, *values: object) -> Row | None:
         """The first row, or None."""
-        with self._lock, _translated():
+        with self._lock, _translated(self._path):
             found: Row | None = self._connection.execute(sql, values).fetchone()
             return found
 
     def driver(self) -> tuple[str, str] | None:
         """Name and entry point of the driver that the store belongs to; None for a new store."""
-        with self._lock, _translated():
+        with self._lock, _translated(self._path):
             return _driver(self._connection)
 
     def close(self) -> None:
-        with self._lock, _translated():
+        with self._lock, _translated(self._path):
             self._connection.close()
 
 
@@ -332,28 +336,40 @@ def _quoted(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _translated(path: Path | None = None) -> Iterator[None]:
+def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
         raise _from_sqlite(error, path) from error
 
 
-def _from_sqlite(error: sqlite3.Error, path: Path | None) -> LayerfsError:
+def _from_sqlite(error: sqlite3.Error, path: Path) -> LayerfsError:
     # The primary result code is the low byte: https://www.sqlite.org/rescode.html
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    text = f"{path or 'the database of the store'}: {error}"
+    text = f"{path}: {error}"
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreLocked(text, hint="another process keeps the store's database locked")
     if code == sqlite3.SQLITE_FULL:
         return NoSpace(text)
     if code == sqlite3.SQLITE_READONLY:
         return ReadOnly(text)
-    if code == sqlite3.SQLITE_CANTOPEN and path is not None and not os.access(path.parent, os.W_OK):
-        if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
-            hint = "in Python: open_store(..., read_only=True) reads it"
-            return ReadOnly(f"{path}: the store lies on a read-only file system", hint=hint)
-        return PermissionRefused(text)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StoreDamaged(text)
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return _by_trying(path, text)
+    return SystemFailure(text)
+
+
+def _by_trying(path: Path, text: str) -> SystemFailure:
+    """What a file beside the database is refused for: SQLite keeps the errno to itself, and tells a quota, a
+    log that cannot grow, and a file system that has become read-only as I/O errors."""
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(_ROOM))
+    except OSError as refused:
+        kind = type(from_os_error(refused, ""))
+        hint = "in Python: open_store(..., read_only=True) reads it" if kind is ReadOnly else ""
+        return kind(f"{text} ({refused.strerror})", errno=refused.errno or 0, hint=hint)
     return SystemFailure(text)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import time
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import attrs
 
@@ -47,38 +46,23 @@ def register(
     known = take(core, chain)
     if known is not None:
         return known
-    with _alone(core, chain) as lock:
+    with _alone(core, chain):
         known = take(core, chain)
         if known is not None:
             return known
-        telling = cast("BinaryIO", Told(tar, _alive(lock)))
-        return _Registration(core, below, expected, limits).run(telling, compressed=compressed)
+        return _Registration(core, below, expected, limits).run(tar, compressed=compressed)
 
 
 @contextlib.contextmanager
-def _alone(core: Core, chain: ChainID) -> Iterator[FileLock]:
+def _alone(core: Core, chain: ChainID) -> Iterator[None]:
     """Of all that register one chainID at once, one works; the rest wait for it as long as it goes on."""
     _ = core.owner.id  # so that whoever finds us dead looks for the lock as well
     lock = FileLock(core.chain_lock(chain), unlink=True)
-    with translated(f"wait for others that register {chain}"):
-        lock.acquire()
-    try:
-        yield lock
-    finally:
-        lock.release()
-
-
-def _alive(lock: FileLock) -> Callable[[int], None]:
-    """Tells those who wait for the lock, every second, that there is progress."""
-    next = 0.0
-
-    def tell(_: int) -> None:
-        nonlocal next
-        if time.monotonic() >= next:
-            lock.touch()
-            next = time.monotonic() + 1
-
-    return tell
+    with contextlib.ExitStack() as held:
+        with translated(f"wait for others that register {chain}"):
+            held.enter_context(lock)
+            held.enter_context(lock.shown())
+        yield
 
 
 class Told(io.RawIOBase):

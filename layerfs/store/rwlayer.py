@@ -249,10 +249,13 @@ def _check_depth(core: Core, info: RWLayerInfo, depth: int) -> None:
 def _make(core: Core, info: RWLayerInfo, parent: GraphID | None, init: InitFunc | None) -> None:
     driver, label = core.driver, info.options.label
     if init is not None and info.init_id is not None:
+        from layerfs.linux.fuseserver import watched
+
         driver.create_read_write(info.init_id, parent, options=CreateOptions(label=label))
         root = driver.get(info.init_id, label=label)
         try:
-            init(root)
+            with watched(root):
+                init(root)
         finally:
             driver.put(info.init_id)
         parent = info.init_id

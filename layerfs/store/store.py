@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -284,6 +284,18 @@ class Store:
 
         self._core.writable()
         flush(self._core)
+
+    def writing_back(self) -> AbstractContextManager[Callable[[int], None]]:
+        """In the block, what layers are made of is written to the disk beside the work, so that :meth:`flush`
+        finds little left. Its answer is to be told of bytes that were read; it does not wait.
+
+        Promises nothing, and only saves time. What could not be written is raised at the end of the block:
+        the kernel would not tell :meth:`flush` again.
+        """
+        from layerfs.store.durability import writing_back
+
+        self._core.writable()
+        return writing_back(self._core)
 
     def check(self, *, deep: bool = False, progress: Progress = silent) -> list[Problem]:
         """Where database, driver and bytes differ. Changes nothing; others may use the store meanwhile.

@@ -9,6 +9,7 @@ lists, and what the driver finds changed with what the tar changes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
@@ -27,6 +28,7 @@ from layerfs.archive.whiteout import LINKS, MarkKind, mark_of
 from layerfs.driver import Driver
 from layerfs.errors import BadData, NotFound, StoreDamaged, SystemFailure, show, translated
 from layerfs.ids import GraphID
+from layerfs.linux.fuseserver import watched
 from layerfs.linux.openat2 import open_beneath
 from layerfs.linux.opened import opened
 from layerfs.linux.userns import in_user_namespace
@@ -225,6 +227,8 @@ def _tree_damage(core: Core, layer: LayerInfo, listing: _Listing) -> Iterator[Da
             below = None if parent is None else held.enter_context(_mounted(driver, parent))
             yield from _unexplained(changes, listing, root, below)
     except (StoreDamaged, BadData, SystemFailure, NotFound) as error:
+        if isinstance(error, SystemFailure) and error.errno == errno.ETIMEDOUT:
+            raise  # nobody answered: that tells nothing of the layer
         yield Damage(str(error))
 
 
@@ -232,7 +236,8 @@ def _tree_damage(core: Core, layer: LayerInfo, listing: _Listing) -> Iterator[Da
 def _mounted(driver: Driver, id: GraphID) -> Iterator[Path]:
     root = driver.get(id, read_only=True)
     try:
-        yield root
+        with watched(root):
+            yield root
     finally:
         driver.put(id)
 

@@ -244,7 +244,10 @@ class Tree:
             listing: Listing = {}
             hidden: set[bytes] = set()
             for branch in directory.layers:
-                entries, whiteouts = self.dialect.scan(self.branches.fd(directory, branch))
+                fd = self.branches.fd(directory, branch)
+                # btrfs shows what was made since only after this (Linux 6.5, btrfs_dir_llseek).
+                os.lseek(fd, 0, os.SEEK_SET)
+                entries, whiteouts = self.dialect.scan(fd)
                 for name, slot in entries.items():
                     if name not in listing and name not in hidden:
                         listing[name] = (branch, slot)

@@ -14,8 +14,8 @@ import attrs
 import pytest
 
 from layerfs.cli.main import main
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from tests.cli.archives import layer, oci_layout
 from tests.require import need
 

@@ -14,8 +14,9 @@ from layerfs.driver import Driver
 from layerfs.errors import NotSupported
 from layerfs.ids import GraphID
 from layerfs.linux.diskusage import disk_usage
-from layerfs.linux.mount import perform, umount
+from layerfs.linux.mount import perform
 from layerfs.linux.mountinfo import mount_of, mounts_below
+from layerfs.linux.umount import umount
 from layerfs.linux.userns import in_user_namespace
 from layerfs.overlay.driver import OverlayDriver
 from layerfs.overlay.ways import ByKernel

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from layerfs import load, open_store
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from tests.fusekit import Ground
 from tests.require import need
 

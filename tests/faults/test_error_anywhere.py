@@ -16,7 +16,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from layerfs.errors import LayerfsError
+from layerfs.errors import LayerfsError, SystemFailure
+from layerfs.opening import open_store
+from layerfs.store import durability
 from tests.faults.anywhere import (
     LIMIT,
     SEED,
@@ -120,6 +122,12 @@ class Failing:
         )
 
 
+@pytest.fixture(autouse=True)
+def written_back_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images here are too small to be written to the disk beside the work otherwise."""
+    monkeypatch.setattr(durability, "PORTION", 1)
+
+
 @pytest.mark.parametrize("driver", ["overlay", "vfs", "btrfs", "fuse", "aufs", "zfs"])
 @pytest.mark.timeout(LIMIT)
 def test_every_error_has_a_type_and_leaves_what_was(driver: str, tmp_path: Path) -> None:
@@ -130,6 +138,22 @@ def test_every_error_has_a_type_and_leaves_what_was(driver: str, tmp_path: Path)
         place_for(driver, scratch, seconds=LIMIT) as place,
     ):
         fail_for(Ground(driver, place))
+
+
+def test_what_could_not_be_written_beside_the_work_is_told(tmp_path: Path) -> None:
+    """The kernel tells it once: the flush at the end would not hear of it."""
+    need_tracing()
+    failing = Failing(cause(errno.EIO, {"syncfs": SYNC["syncfs"]}), 1, for_good=False)
+
+    def child(tell: Tell) -> None:
+        with open_store(tmp_path / "store", runroot=tmp_path / "run", driver="vfs") as store:
+            try:
+                with store.writing_back() as read:
+                    read(durability.PORTION)
+            except SystemFailure as error:
+                tell(f"{error.errno}")
+
+    assert watched(child, fault=failing).told == (str(errno.EIO),)
 
 
 @pytest.mark.host("thin")

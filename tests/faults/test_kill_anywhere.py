@@ -21,6 +21,7 @@ import pytest
 
 from layerfs.ids import DiffID, digest_of
 from layerfs.opening import migrate_store, open_store
+from layerfs.store import durability
 from tests.faults.anywhere import (
     KEPT,
     LIMIT,
@@ -47,6 +48,12 @@ from tests.places import place_for
 from tests.systemcalls import Outcome, need_tracing, watched
 
 KILLS = "kills survived"
+
+
+@pytest.fixture(autouse=True)
+def written_back_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images here are too small to be written to the disk beside the work otherwise."""
+    monkeypatch.setattr(durability, "PORTION", 1)
 
 
 @pytest.mark.parametrize("driver", ["overlay", "vfs", "btrfs", "fuse", "aufs", "zfs"])

@@ -39,8 +39,8 @@ from tests.crowdkit import (
 from tests.places import place_for
 from tests.properties.profile import LONG
 
-DRIVERS = ("overlay", "vfs", "btrfs", "fuse", "aufs")
-"""devicemapper is in ``test_thin_at_once.py``. zfs is missing: a crowd upon zfs-fuse did not end."""
+DRIVERS = ("overlay", "vfs", "btrfs", "fuse", "aufs", "zfs")
+"""devicemapper is in ``test_thin_at_once.py``."""
 SECONDS = float(os.environ.get("LAYERFS_CROWD_SECONDS", 240 if LONG else 5))
 """A crowd's, twice for each driver."""
 
@@ -293,6 +293,7 @@ DELETES = {
     "aufs": "layerfs.linux.removetree._remove_files",
     "vfs": "layerfs.linux.removetree._remove_files",
     "btrfs": "layerfs_drivers.btrfs._subvolumes._destroy",
+    "zfs": "layerfs_drivers.zfs._zfs.destroy",
 }
 """Where each deletes. devicemapper does by one message to the pool, which takes one after the other."""
 

@@ -15,8 +15,8 @@ import pytest
 
 from layerfs.ids import GraphID
 from layerfs.image.layersource import layers_of
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from layerfs.opening import open_store
 from layerfs.store.check import Problem
 from layerfs.store.records import LayerInfo

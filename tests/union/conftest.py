@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from layerfs.linux.mount import perform, umount
+from layerfs.linux.mount import perform
+from layerfs.linux.umount import umount
 from tests.require import need
 from tests.union.calls import UMASK
 

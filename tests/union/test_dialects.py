@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from layerfs.archive.whiteout import META, OPAQUE, PREFIX
-from layerfs.linux.mount import perform, umount
+from layerfs.linux.mount import perform
+from layerfs.linux.umount import umount
 from layerfs.testing.model import EMPTY, Layer, Node, Tree, parent_of, read_tree
 from layerfs.union.aufs import Aufs
 from layerfs.union.dialect import Dialect

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from layerfs.linux.mount import perform, umount
+from layerfs.linux.mount import perform
+from layerfs.linux.umount import umount
 from layerfs.union.overlay import TRUSTED, Overlay
 from layerfs.union.union import Union
 from tests.properties.profile import LONG

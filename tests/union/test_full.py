@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from layerfs.linux.mount import perform, umount
+from layerfs.linux.mount import perform
+from layerfs.linux.umount import umount
 from layerfs.union.aufs import Aufs
 from layerfs.union.overlay import Overlay
 from layerfs.union.union import Union

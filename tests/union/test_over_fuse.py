@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from layerfs.linux.mount import perform, umount
+from layerfs.linux.mount import perform
+from layerfs.linux.umount import umount
 from tests.fusekit import Ground
 from tests.properties.profile import LONG
 from tests.require import need

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from layerfs.errors import NotSupported
-from layerfs.linux.mount import perform, umount
+from layerfs.linux.mount import perform
+from layerfs.linux.umount import umount
 from layerfs.union.attributes import Caller, Changes
 from layerfs.union.aufs import Aufs
 from layerfs.union.overlay import FUSE, TRUSTED, USER, Overlay

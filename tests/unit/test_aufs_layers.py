@@ -25,7 +25,8 @@ from layerfs.errors import (
 )
 from layerfs.ids import GraphID
 from layerfs.linux import aufs as aufs_options
-from layerfs.linux.mount import perform, umount
+from layerfs.linux.mount import perform
+from layerfs.linux.umount import umount
 from layerfs.overlay.driver import OverlayDriver
 from layerfs.overlay.ways import ByFuse, Way
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted

@@ -13,6 +13,7 @@ import attrs
 import pytest
 
 from benchmarks import figures, report
+from benchmarks.__main__ import plan
 from benchmarks.clock import Lap
 from benchmarks.runner import Case, compare
 from benchmarks.workloads import ALL
@@ -66,6 +67,7 @@ def result() -> dict[str, Any]:
             "versions": {"podman": "podman 4"},
         },
         "absent": {"layerfs zfs": "no <zfs> here"},
+        "over_fuse": ["layerfs aufs"],
         "workloads": [
             {"name": "mount", "title": "Mounting", "about": "Mounts.", "laps": {"mount": "mount"}},
         ],
@@ -105,6 +107,7 @@ def test_the_summary_in_markdown_has_figures_ratios_and_the_host(result: dict[st
     assert "Mounting (depth 15) takes 30.0 ms, 2.0 (2.0–2.0) times the bare system calls." in text
     assert "![Mounting](mount.png)" in text
     assert "layerfs zfs: no <zfs> here" in text
+    assert "layerfs aufs is mounted by FUSE here." in text
 
 
 def test_the_page_has_everything_in_it(result: dict[str, Any], tmp_path: Path) -> None:
@@ -116,6 +119,7 @@ def test_the_page_has_everything_in_it(result: dict[str, Any], tmp_path: Path) -
     assert 'src="data:image/png;base64,' in page
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
     assert "no &lt;zfs&gt; here" in page
+    assert "<code>python -m benchmarks</code>" in page
     inside = re.search(r'<script type="application/json" id="results">(.*?)</script>', page, re.DOTALL)
     assert inside and json.loads(inside[1]) == result
 
@@ -144,6 +148,19 @@ def test_evidence_of_other_work_is_refused() -> None:
     assert [one.refused for one in cases] == [
         "did other work: tree is not that of layerfs overlay", "", "", ""
     ]  # fmt: skip
+
+
+def test_what_takes_long_is_measured_in_full_or_when_asked_for() -> None:
+    def planned(*words: str) -> dict[str, list[Any]]:
+        made = plan(words)
+        return {one.name: [dict(parameter) for parameter in made.parameters(one)] for one in made.workloads}
+
+    large = {"large-image": [{"image": "debian-large"}]}
+    assert planned("--only", "large-image") == large
+    assert planned().keys() == ALL.keys() - {"huge", "large-image"}
+    assert large.items() <= planned("--full").items()
+    assert {"image": "debian-zstd"} in planned("--full")["image"]
+    assert {"image": "debian-zstd"} not in planned()["image"]
 
 
 def test_a_small_run(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import pytest
 
 from layerfs.errors import InvalidOption, LayerfsError, MountBusy, NotSupported, SystemFailure
 from layerfs.ids import GraphID
-from layerfs.linux.mount import perform, umount
+from layerfs.linux.mount import perform
 from layerfs.linux.opened import opened
 from layerfs.linux.removetree import remove_tree
+from layerfs.linux.umount import umount
 from layerfs.naivediff import NaiveDiff
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted, tree_of
 from layerfs.testing.entries import directory, file, tar_stream

@@ -27,7 +27,8 @@ from layerfs.errors import (
 )
 from layerfs.ids import GraphID
 from layerfs.linux import command
-from layerfs.linux.mount import perform_all, umount
+from layerfs.linux.mount import perform_all
+from layerfs.linux.umount import umount
 from layerfs.testing.conformance.base import BASE, TOP, in_child, make_layer, mounted
 from layerfs.testing.entries import file
 from layerfs_drivers import vfs

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,24 @@ def test_a_holder_that_goes_on_is_waited_for(tmp_path: Path, monkeypatch: pytest
     held.release()
     thread.join()
     assert entered.is_set()
+
+
+def test_who_works_shows_it_and_who_hangs_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flock, "_SIGN", 0.02)
+    path = tmp_path / "lock"
+
+    def compute(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            sum(range(1000))
+
+    def last_sign(work: Callable[[float], None]) -> float:
+        """Seconds before the end of a second of work."""
+        work(1.0)
+        return time.time() - os.stat(path).st_mtime
+
+    with FileLock(path) as lock:
+        with lock.shown():
+            assert last_sign(compute) < 0.5
+            assert last_sign(time.sleep) > 0.5
+        assert last_sign(compute) > 0.9

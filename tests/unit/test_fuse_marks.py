@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import is_mount
 from layerfs.linux.removetree import remove_tree
+from layerfs.linux.umount import umount
 from tests.fusekit import Ground
 from tests.require import need
 

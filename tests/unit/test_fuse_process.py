@@ -17,14 +17,15 @@ from layerfs.archive.changes import ChangeKind
 from layerfs.cli.main import main
 from layerfs.errors import MountFailed, NotSupported
 from layerfs.linux.fuseserver import server_of
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import is_mount, mount_of, mounts_below
 from layerfs.linux.privatemount import private_mount
+from layerfs.linux.umount import umount
 from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, TOP, make_layer, mounted
-from layerfs.testing.entries import file
+from layerfs.testing.entries import directory, file
 from layerfs_drivers.fuse import DRIVER
 from tests.cli.archives import layer, oci_layout
+from tests.filesystems import file_system
 from tests.fusekit import layerfs_fuse
 from tests.overlaykit import unmounted
 from tests.require import need
@@ -253,3 +254,23 @@ def test_a_bad_place_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotSupported, match="ramfs"):
         DRIVER.probe(tmp_path / "place" / "home", tmp_path / "run")
     assert os.listdir(tmp_path / "place") == []
+
+
+def test_upon_btrfs() -> None:
+    """Which does not tell of what is made in a directory while it is open."""
+    need.root()
+    need.fuse()
+    with file_system("btrfs") as place:
+        driver = DRIVER.open(place / "home", place / "run", {})
+        make_layer(driver, BASE, [directory(b"d"), file(b"d/below", b"below"), file(b"d/other", b"below")])
+        driver.create_read_write(TOP, BASE)
+        with mounted(driver, TOP) as root:
+            (root / "d" / "other").unlink()
+            assert os.listdir(root / "d") == ["below"]
+            (root / "d" / "below").unlink()
+            (root / "d" / "new").touch()
+            assert os.listdir(root / "d") == ["new"]
+            (root / "d" / "new").unlink()
+            (root / "d").rmdir()
+        driver.remove(TOP)
+        driver.remove(BASE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import is_mount, mount_of
+from layerfs.linux.umount import umount
 from tests.fusekit import Ground, layerfs_fuse
 from tests.require import need
 
@@ -237,3 +238,28 @@ def test_a_directory_that_cannot_be_shown_does_not_hide_its_neighbours(ground: G
         (root / "moved").stat()
     assert (root / "file").read_bytes() == b"1"
     ground.umount()
+
+
+def test_killed_before_it_is_ready_it_leaves_nothing(ground: Ground, tmp_path: Path) -> None:
+    """Who waits for it kills it when it takes too long: here for ever, as a directory does not answer."""
+    below = Ground.make(tmp_path / "below")
+    place, log = tmp_path / "place", tmp_path / "log of another"
+    place.mkdir()
+    stopped = below.mount()
+    os.kill(below.pid, signal.SIGSTOP)
+    try:
+        options = f"lowerdir={stopped},log={log}"
+        with subprocess.Popen([sys.executable, "-m", "layerfs.fuse", "-o", options, str(place)]) as program:
+            server = None
+            while server is None:
+                assert program.poll() is None
+                time.sleep(0.01)
+                server = re.search(r"process (\d+) serves", log.read_text() if log.exists() else "")
+            time.sleep(0.2)
+            program.kill()
+        assert program.returncode == -signal.SIGKILL
+        wait_until_gone(int(server[1]))
+    finally:
+        os.kill(below.pid, signal.SIGCONT)
+    assert not is_mount(place)
+    below.umount()

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from layerfs.linux.mount import perform, umount
+from layerfs.linux.mount import perform
 from layerfs.linux.opened import opened
 from layerfs.linux.removetree import remove_tree
 from layerfs.linux.rename import RENAME_EXCHANGE, RENAME_NOREPLACE, rename_at
+from layerfs.linux.umount import umount
 from layerfs.testing.model import differences, read_tree
 from tests.fusekit import Ground
 from tests.require import need

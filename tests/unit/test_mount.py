@@ -13,8 +13,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from layerfs.linux import mount
+from layerfs.linux import mount, overlaymount
 from layerfs.linux.mountinfo import is_mount, mounts_below
+from layerfs.linux.umount import release, umount
 from tests.require import need
 
 # Before Linux 6.8 the layers of a mount are named differently.
@@ -28,7 +29,7 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
     need.overlay(tmp_path)
     yield tmp_path
     for entry in reversed(mounts_below(tmp_path)):
-        mount.umount(Path(os.fsdecode(entry.mount_point)), lazy=True)
+        umount(Path(os.fsdecode(entry.mount_point)), lazy=True)
 
 
 def by_any(source: str, options: Sequence[str], target: Path) -> None:
@@ -36,13 +37,13 @@ def by_any(source: str, options: Sequence[str], target: Path) -> None:
 
 
 def by_fd(source: str, options: Sequence[str], target: Path) -> None:
-    mount._overlay_by_fd(source, options, target)
+    overlaymount.by_descriptor(source, options, target)
 
 
 def by_layer(source: str, options: Sequence[str], target: Path) -> None:
-    if not mount.takes_single_layers():
+    if not overlaymount.takes_single_layers():
         pytest.skip("this kernel does not take layers one by one")
-    mount._overlay_by_layer(source, options, target)
+    overlaymount.by_layer(source, options, target)
 
 
 Perform = Callable[[str, Sequence[str], Path], None]
@@ -62,16 +63,19 @@ def make_layers(home: Path, names: Sequence[str]) -> list[Path]:
 
 
 def options_for(lower: Sequence[Path], upper: Path | None = None, work: Path | None = None) -> list[str]:
-    options = ["index=off", "lowerdir=" + ":".join(mount.escape_lower(path) for path in lower)]
+    options = ["index=off", "lowerdir=" + ":".join(overlaymount.escape_lower(path) for path in lower)]
     if upper and work:
-        options += [f"upperdir={mount.escape_lower(upper)}", f"workdir={mount.escape_lower(work)}"]
+        options += [
+            f"upperdir={overlaymount.escape_lower(upper)}",
+            f"workdir={overlaymount.escape_lower(work)}",
+        ]
     return options
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_lower_paths_survive_escaping(name: str) -> None:
-    joined = ":".join(mount.escape_lower(f"/x/{part}") for part in (name, "next", name))
-    assert mount.split_lower(joined) == [f"/x/{name}", "/x/next", f"/x/{name}"]
+    joined = ":".join(overlaymount.escape_lower(f"/x/{part}") for part in (name, "next", name))
+    assert overlaymount.split_lower(joined) == [f"/x/{name}", "/x/next", f"/x/{name}"]
 
 
 @EVERY_WAY
@@ -123,7 +127,7 @@ def test_a_lower_directory_that_is_missing(scratch: Path, perform: Perform) -> N
     with pytest.raises(FileNotFoundError) as failed:
         perform("overlay", options_for(layers), scratch / "merged")
     assert not is_mount(scratch / "merged")
-    if perform is not by_any or mount.takes_single_layers():
+    if perform is not by_any or overlaymount.takes_single_layers():
         assert str(scratch / "gone") in str(failed.value)
 
 
@@ -133,7 +137,7 @@ def test_the_reason_of_the_kernel_is_told(scratch: Path) -> None:
     with pytest.raises(OSError, match="Invalid argument") as failed:
         mount.perform("overlay", "overlay", [*options_for(layers), "nonsense=1"], scratch / "merged")
     assert failed.value.errno == errno.EINVAL
-    if mount.takes_single_layers():  # older kernels give their reasons to their log alone
+    if overlaymount.takes_single_layers():  # older kernels give their reasons to their log alone
         assert "Unknown parameter 'nonsense'" in str(failed.value)
     assert not is_mount(scratch / "merged")
 
@@ -160,9 +164,9 @@ def test_many_threads_mount_at_once(scratch: Path) -> None:
         try:
             target.mkdir()
             for _ in range(5):
-                mount._overlay_by_fd("overlay", options_for(layers), target)
+                overlaymount.by_descriptor("overlay", options_for(layers), target)
                 assert (target / "same").read_text() == "0"
-                mount.umount(target)
+                umount(target)
         except BaseException as error:
             failures.append(error)
 
@@ -180,11 +184,11 @@ def test_no_descriptor_is_left_open(scratch: Path) -> None:
     layers = make_layers(scratch / ("x" * 250), ["a", "b"])
     target = scratch / "merged"
     target.mkdir()
-    mount.takes_single_layers()
+    overlaymount.takes_single_layers()
     before = os.listdir("/proc/self/fd")
-    for perform in (by_any, mount._overlay_by_fd):
+    for perform in (by_any, overlaymount.by_descriptor):
         perform("overlay", options_for(layers), target)
-        mount.umount(target)
+        umount(target)
         with pytest.raises(OSError):
             perform("overlay", [*options_for(layers), "nonsense"], target)
     assert os.listdir("/proc/self/fd") == before
@@ -205,7 +209,7 @@ def test_several_mounts_are_all_or_none(scratch: Path) -> None:
     first, second = mounts_below(target)
     assert (first.fstype, second.fstype) == ("tmpfs", "tmpfs")
     assert "nodev" in second.options and "size=1024k" in second.super_options
-    mount.release(target)
+    release(target)
     assert not target.exists(), "release takes every mount away, and the mount point"
 
     target.mkdir()
@@ -224,7 +228,7 @@ def test_bind_mounts(scratch: Path) -> None:
 
     mount.perform("bind", str(source), ["bind"], target)
     assert os.listdir(target / "below") == [], "bind takes the directory without the mounts below it"
-    mount.umount(target)
+    umount(target)
 
     mount.perform("bind", str(source), ["rbind", "ro", "nodev"], target)
     assert os.listdir(target / "below") == ["inner"]
@@ -233,7 +237,7 @@ def test_bind_mounts(scratch: Path) -> None:
             read_only.touch()
         assert refused.value.errno == errno.EROFS
     (source / "new").touch()
-    mount.umount(target, lazy=True)
+    umount(target, lazy=True)
 
     with pytest.raises(OSError, match="upperdir"):
         mount.perform("bind", str(source), ["bind", "upperdir=/x"], target)
@@ -247,12 +251,12 @@ def test_umount_follows_no_symlink_and_says_busy(scratch: Path) -> None:
     mount.perform("tmpfs", "tmpfs", [], target)
     (scratch / "link").symlink_to(target)
     with pytest.raises(OSError):
-        mount.umount(scratch / "link")
+        umount(scratch / "link")
     with (target / "held").open("w"):
         with pytest.raises(OSError) as busy:
-            mount.umount(target)
+            umount(target)
         assert busy.value.errno == errno.EBUSY
-        mount.release(target)
+        release(target)
         assert not target.exists()
 
 
@@ -266,16 +270,16 @@ def test_release_ends_copies_in_other_namespaces(scratch: Path) -> None:
         assert copy.stdin and copy.stdout
         assert copy.stdout.readline() == b"up\n"
         assert b"layerfs-test-copy" in Path(f"/proc/{copy.pid}/mountinfo").read_bytes()
-        mount.release(target)
+        release(target)
         assert b"layerfs-test-copy" not in Path(f"/proc/{copy.pid}/mountinfo").read_bytes()
         copy.stdin.close()
 
 
 def test_release_keeps_a_directory_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "target" / "kept").mkdir(parents=True)
-    mount.release(tmp_path / "target")
+    release(tmp_path / "target")
     assert (tmp_path / "target" / "kept").is_dir()
-    mount.release(tmp_path / "nowhere")
+    release(tmp_path / "nowhere")
 
 
 def test_overlay_in_a_user_namespace(tmp_path: Path) -> None:
@@ -284,12 +288,12 @@ def test_overlay_in_a_user_namespace(tmp_path: Path) -> None:
     layers = make_layers(tmp_path, ["a", "b:c"])
     (tmp_path / "merged").mkdir()
     script = (
-        "import sys, pathlib; from layerfs.linux import mount\n"
+        "import sys, pathlib; from layerfs.linux import mount, overlaymount, umount\n"
         "target = pathlib.Path(sys.argv[1])\n"
-        "for perform in (lambda *a: mount.perform('overlay', *a), mount._overlay_by_fd):\n"
+        "for perform in (lambda *a: mount.perform('overlay', *a), overlaymount.by_descriptor):\n"
         "    perform('overlay', ['userxattr', *sys.argv[2:]], target)\n"
         "    assert (target / 'same').read_text() == '0'\n"
-        "    mount.umount(target)\n"
+        "    umount.umount(target)\n"
     )
     command = [need.tool("unshare"), "--user", "--map-root-user", "--mount", sys.executable, "-c", script]
     done = subprocess.run(

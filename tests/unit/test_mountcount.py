@@ -17,8 +17,9 @@ import attrs
 import pytest
 
 from layerfs.errors import MountBusy
-from layerfs.linux.mount import perform, release, umount
+from layerfs.linux.mount import perform
 from layerfs.linux.mountinfo import is_mount, mounts_below
+from layerfs.linux.umount import release, umount
 from layerfs.mountcount import MountCount
 from tests.require import need
 

@@ -14,6 +14,7 @@ import pytest
 
 from layerfs.linux import mount
 from layerfs.linux.mountinfo import holders, is_mount, mount_of, mounts, mounts_below, parse
+from layerfs.linux.umount import umount
 from tests.require import need
 
 LINES = rb"""22 28 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw
@@ -38,7 +39,7 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
     need.root()
     yield tmp_path
     for entry in reversed(mounts_below(tmp_path)):
-        mount.umount(Path(os.fsdecode(entry.mount_point)), lazy=True)
+        umount(Path(os.fsdecode(entry.mount_point)), lazy=True)
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def test_mounts_below_in_an_order_to_unmount_by(scratch: Path) -> None:
     found = mounts_below(scratch / "link" / "out er")
     assert [entry.mount_point for entry in found] == [os.fsencode(outer), os.fsencode(outer / "in")]
     for entry in reversed(found):
-        mount.umount(Path(os.fsdecode(entry.mount_point)))
+        umount(Path(os.fsdecode(entry.mount_point)))
     assert not is_mount(outer) and is_mount(scratch / "out er2")
 
 
@@ -123,7 +124,7 @@ def test_other_namespaces_are_named_once(scratch: Path) -> None:
         (holder,) = holders(target)
         assert holder.pid == copy.pid
         assert holder.namespace == os.stat(f"/proc/{copy.pid}/ns/mnt").st_ino
-        mount.umount(target)
+        umount(target)
         assert holders(target) == [holder], "also when only the copy is left"
 
 

@@ -19,7 +19,8 @@ from layerfs.archive.pack import pack
 from layerfs.archive.upperdiff import upper_changes, upper_diff
 from layerfs.archive.whiteout import WhiteoutFormat
 from layerfs.errors import NotSupported
-from layerfs.linux.mount import perform, umount
+from layerfs.linux.mount import perform
+from layerfs.linux.umount import umount
 from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
 from layerfs.testing.entries import directory, file, hard_link

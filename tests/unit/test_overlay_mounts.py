@@ -10,7 +10,7 @@ import pytest
 
 from layerfs.errors import DepthExceeded, MountFailed
 from layerfs.ids import GraphID
-from layerfs.linux import mount as executor
+from layerfs.linux import overlaymount
 from layerfs.linux.mountinfo import mount_of
 from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
@@ -28,7 +28,7 @@ def driver(tmp_path: Path) -> Iterator[OverlayDriver]:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways in which the kernel is told of the layers."""
     if request.param == "mount(2)":
-        monkeypatch.setattr(executor, "takes_single_layers", lambda: False)
+        monkeypatch.setattr(overlaymount, "takes_single_layers", lambda: False)
 
 
 def test_a_mount_as_data(driver: OverlayDriver) -> None:
@@ -105,9 +105,9 @@ def test_a_chain_of_500_layers(driver: OverlayDriver, monkeypatch: pytest.Monkey
         make_layer(driver, id, [file(b"top", b"%d" % number), file(b"own-%d" % number, b"")], parent)
         parent = id
     driver.create_read_write(TOP, parent)
-    for single_layers in (executor.takes_single_layers(), False):
+    for single_layers in (overlaymount.takes_single_layers(), False):
         monkeypatch.setattr(
-            executor, "takes_single_layers", lambda single_layers=single_layers: single_layers
+            overlaymount, "takes_single_layers", lambda single_layers=single_layers: single_layers
         )
         for read_only in (False, True):
             with mounted(driver, TOP, read_only=read_only) as root:
@@ -129,7 +129,7 @@ def test_a_mount_that_fails_says_why_and_counts_for_nothing(driver: OverlayDrive
     driver.layout.diff(BASE).symlink_to("lost/loop")
     with pytest.raises(MountFailed, match=r"cannot mount layer top at .*: No such file") as caught:
         driver.get(TOP, read_only=True)
-    if executor.takes_single_layers():  # an older kernel does not tell which directory it means
+    if overlaymount.takes_single_layers():  # an older kernel does not tell which directory it means
         assert "base/diff" in str(caught.value)
     assert not driver.layout.mount_point(TOP).exists()
     driver.remove(TOP)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from layerfs.linux import quota
-from layerfs.linux.mount import perform, umount
+from layerfs.linux.mount import perform
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from layerfs.linux.userns import has_capability
 from tests.require import need
 

@@ -26,6 +26,7 @@ from layerfs.errors import (
 )
 from layerfs.ids import ChainID, DiffID, chain_id, digest_of
 from layerfs.naivediff import NaiveDiff
+from layerfs.store import durability
 from layerfs.store.store import Store
 from tests.dirdriver import DirProto
 from tests.storekit import ABOVE, BASE, DRIVERS, held, make_tar, open_store, stream
@@ -224,6 +225,15 @@ def test_a_lost_record_is_told(plain: Store) -> None:
 def test_flushed_layers_are_durable(plain: Store) -> None:
     layer = plain.register(stream(BASE))
     assert not layer.info.durable
+    plain.flush()
+    assert plain.layer_info(layer.chain_id).durable
+
+
+def test_what_is_written_back_beside_the_work_is_durable_after_a_flush_only(plain: Store) -> None:
+    with plain.writing_back() as read:
+        layer = plain.register(stream(BASE))
+        read(durability.PORTION)
+    assert not plain.layer_info(layer.chain_id).durable
     plain.flush()
     assert plain.layer_info(layer.chain_id).durable
 

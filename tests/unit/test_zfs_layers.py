@@ -21,8 +21,8 @@ from layerfs.errors import (
 )
 from layerfs.ids import GraphID
 from layerfs.linux import zfsfuse
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from layerfs.naivediff import NaiveDiff
 from layerfs.testing.conformance.base import (
     BASE,

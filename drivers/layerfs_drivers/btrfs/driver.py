@@ -34,9 +34,10 @@ from layerfs.driver import (
 )
 from layerfs.errors import InvalidID, LayerExists, LayerNotFound, MountBusy, ReadOnly, translated
 from layerfs.ids import GraphID, parse_graph_id
-from layerfs.linux.mount import perform_all, release
+from layerfs.linux.mount import perform_all
 from layerfs.linux.mountinfo import holders, mounts_below
 from layerfs.linux.opened import opened
+from layerfs.linux.umount import release
 from layerfs.linux.userns import in_user_namespace
 from layerfs.mountcount import MountCount
 from layerfs.naivediff import NaiveDiff

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from layerfs.linux import forks
 from layerfs.linux.command import run
-from layerfs.linux.mount import detached
+from layerfs.linux.mountcalls import detached
 from layerfs.values import frozen
 from layerfs_drivers.devicemapper import _block
 

@@ -31,7 +31,8 @@ from layerfs.errors import MountBusy, MountFailed, NoSpace, NotSupported, ReadOn
 from layerfs.ids import GraphID, parse_graph_id
 from layerfs.linux import forks
 from layerfs.linux.clock import wait_for_tick
-from layerfs.linux.mount import perform, release
+from layerfs.linux.mount import perform
+from layerfs.linux.umount import release
 from layerfs.mountcount import MountCount
 from layerfs.naivediff import NaiveDiff
 from layerfs.values import frozen

@@ -26,8 +26,8 @@ from layerfs.errors import MountBusy
 from layerfs.ids import GraphID
 from layerfs.linux import zfsfuse
 from layerfs.linux.flock import lockers, open_locked
-from layerfs.linux.mount import release
 from layerfs.linux.mountinfo import is_mount
+from layerfs.linux.umount import release
 from layerfs.values import frozen
 
 PATIENCE = 10.0

@@ -41,9 +41,10 @@ from layerfs.errors import (
 )
 from layerfs.ids import GraphID, parse_graph_id
 from layerfs.linux.flock import FileLock
-from layerfs.linux.mount import perform, release
+from layerfs.linux.mount import perform
 from layerfs.linux.mountinfo import is_mount, mounts
 from layerfs.linux.privatemount import private_mount
+from layerfs.linux.umount import release
 from layerfs.mountcount import MountCount
 from layerfs.naivediff import NaiveDiff
 from layerfs.values import frozen

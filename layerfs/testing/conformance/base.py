@@ -17,8 +17,8 @@ import pytest
 from layerfs.driver import Driver
 from layerfs.errors import NotSupported
 from layerfs.ids import GraphID
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from layerfs.testing.entries import tar_stream
 from layerfs.testing.model import Item, Tree, differences, read_tree
 from layerfs.testing.privilege import ENOUGH_IDS, is_root_of_host, mapped_ids

@@ -11,9 +11,9 @@ import pytest
 
 from layerfs.driver import Driver
 from layerfs.errors import MountBusy
-from layerfs.linux.mount import umount
 from layerfs.linux.mountinfo import mounts_below
 from layerfs.linux.removetree import remove_tree
+from layerfs.linux.umount import umount
 from layerfs.testing.conformance.base import (
     BASE,
     OTHER,

@@ -18,7 +18,8 @@ from layerfs.errors import (
     ReadOnly,
 )
 from layerfs.ids import new_cache_id
-from layerfs.linux.mount import perform, umount
+from layerfs.linux.mount import perform
+from layerfs.linux.umount import umount
 from layerfs.testing.conformance.base import (
     BASE,
     OTHER,

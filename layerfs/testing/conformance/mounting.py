@@ -11,8 +11,9 @@ import pytest
 
 from layerfs.driver import CreateOptions, Driver, Mount
 from layerfs.errors import MountBusy, NotSupported, SystemFailure
-from layerfs.linux.mount import perform_all, umount
+from layerfs.linux.mount import perform_all
 from layerfs.linux.mountinfo import mounts_below
+from layerfs.linux.umount import umount
 from layerfs.testing.conformance.base import (
     BASE,
     OTHER,
