@@ -6,6 +6,7 @@ whiteouts, hard links and links on the way to an entry depends on that. Nothing 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 
 import attrs
@@ -18,6 +19,12 @@ _MOST_LINKS = 40  # as the kernel follows: path_resolution(7)
 
 UNNUMBERED = -1
 """For the number of an entry whose content nobody will want back."""
+
+_FEW = 64
+"""So many names are not worth packing."""
+
+_MANY = 1024
+"""More would take too long to look through for each that is asked for."""
 
 
 @attrs.frozen
@@ -44,6 +51,21 @@ class Leaf:
     """Of a further hard link: the name that was made first."""
 
 
+class _Packed:
+    """Names of files with their numbers, in a fifth of the memory that a dictionary takes."""
+
+    def __init__(self, files: dict[bytes, int]) -> None:
+        self._names = b"/%b/" % b"/".join(files)
+        self._numbers = array("q", files.values())
+
+    def get(self, name: bytes) -> int | None:
+        at = self._names.find(b"/%b/" % name)
+        return None if at < 0 else self._numbers[self._names.count(b"/", 0, at)]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._names[1:-1].split(b"/"))
+
+
 @attrs.define(eq=False)
 class Directory:
     """A directory, or the place of one. The root's name is empty and its parent None."""
@@ -65,12 +87,18 @@ class Directory:
     children: dict[bytes, Directory | Leaf | int] = attrs.field(factory=dict, repr=False)
     """A file is kept as the number of its entry (:data:`UNNUMBERED`: none) until :meth:`child` is asked for
     it: half the memory, and a layer may have millions."""
+    packed: _Packed | None = attrs.field(default=None, repr=False)
+    """Files that are not in ``children``; what is there goes before."""
+    looked: int = _FEW // 2
+    """How many children there were when files to pack were last looked for."""
     buried: bool = False
     """Nothing of the lower tree is seen here, not even the directory itself. Known at the end."""
 
     def child(self, name: bytes) -> Directory | Leaf | None:
         """What the archive has at ``name``."""
         found = self.children.get(name)
+        if found is None and self.packed is not None:
+            found = self.packed.get(name)
         if isinstance(found, int):
             number = None if found == UNNUMBERED else found
             found = self.children[name] = Leaf(name, self, number=number)
@@ -78,8 +106,18 @@ class Directory:
 
     def makes(self, name: bytes) -> bool:
         """Whether the archive makes ``name`` in this directory."""
-        child = self.children.get(name)
+        child = self.child(name)
         return child is not None and (not isinstance(child, Directory) or child.made)
+
+    def pack(self) -> None:
+        """To be called when the archive goes on elsewhere: its files will rarely be asked for again."""
+        if self.packed is not None or not self.looked * 2 < len(self.children) <= _MANY:
+            return
+        self.looked = len(self.children)
+        files = {name: child for name, child in self.children.items() if isinstance(child, int)}
+        if len(files) > _FEW:
+            self.packed = _Packed(files)
+            self.children = {name: child for name, child in self.children.items() if name not in files}
 
     def forget(self, child: Directory | Leaf) -> Directory:
         """Drop a child and all below it; the place that it leaves is the answer."""
@@ -116,7 +154,8 @@ def leaves(node: Directory | Leaf) -> Iterator[Leaf]:
         if isinstance(here, Leaf):
             yield here
         else:
-            pending.extend(filter(None, map(here.child, list(here.children))))
+            names = dict.fromkeys([*here.children, *(here.packed or ())])
+            pending.extend(filter(None, map(here.child, names)))
 
 
 def directories(node: Directory | Leaf) -> Iterator[Directory]:

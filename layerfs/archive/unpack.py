@@ -105,6 +105,9 @@ class _Unpacking:
     _last_name: bytes | None = None
     _last_parent: tuple[Directory, bool] = attrs.field(init=False)
 
+    def __attrs_post_init__(self) -> None:
+        self._last_parent = self.top, False
+
     def run(self) -> None:
         """Make everything the archive lists; of directories only that they are there."""
         found = self.fds.touch(self.top)
@@ -150,6 +153,7 @@ class _Unpacking:
             return
         directory, _, name = path.rpartition(b"/")
         if directory != self._last_name:
+            self._last_parent[0].pack()
             self._last_parent = self._parent(directory, entry)
             self._last_name = directory
         parent, by_link = self._last_parent
@@ -244,7 +248,7 @@ class _Unpacking:
         self._staged[path] = Leaf(name, self._staging)
 
     def _file(self, parent: Directory, name: bytes, entry: Entry) -> None:
-        if name in parent.children and (there := parent.child(name)):
+        if (parent.packed or name in parent.children) and (there := parent.child(name)):
             self._replace(there)
         mode = entry.mode & 0o777
         try:

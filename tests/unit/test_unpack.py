@@ -242,6 +242,37 @@ def test_content_is_told_of_when_its_name_leads_through_a_link(root: Path) -> No
     assert displacements(root, directory(b"d"), symlink(b"l", b"d"), file(b"l/f", b"x")) == {2: b"x"}
 
 
+MANY: list[Item] = [file(b"d/%d" % number, b"%d" % number) for number in range(200)]
+ELSEWHERE = file(b"elsewhere", b"")
+
+
+def test_an_archive_comes_back_to_a_directory_of_many_files(root: Path) -> None:
+    items = [
+        *MANY,
+        ELSEWHERE,
+        file(b"d/7", b"new"),
+        hard_link(b"link", b"d/8"),
+        symlink(b"d/9", b"8"),
+        directory(b"d/10"),
+        whiteout(b"d/11"),
+        whiteout(b"d/1000"),
+        file(b"d/200", b""),
+        ELSEWHERE,
+        file(b"d/7", b"newer"),
+        hard_link(b"d/200", b"d/12"),
+    ]
+    applied(root, *items)
+    assert not differences(read_tree(root), apply(EMPTY, items))
+    assert (root / "d/7").read_bytes() == b"newer"
+    assert (root / "d/11").exists()
+
+
+def test_content_of_many_files_is_told_of_before_it_is_replaced(root: Path) -> None:
+    told = displacements(root, *MANY, ELSEWHERE, file(b"d/7", b"new"), ELSEWHERE, file(b"d", b""))
+    new = {len(MANY) + 1: b"new", len(MANY): b""}
+    assert told == {number: b"%d" % number for number in range(len(MANY))} | new
+
+
 @pytest.mark.parametrize(
     "items",
     [
