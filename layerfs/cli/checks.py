@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 from typing import TYPE_CHECKING
 
 from layerfs.cli import output
@@ -24,21 +25,27 @@ def _check_arguments(parser: Parser) -> None:
 
 
 def _check(session: Session, args: argparse.Namespace) -> int:
-    with session.store() as store, reporting() as progress:
-        problems = store.check(deep=args.deep, progress=progress)
-        unreferenced = store.unreferenced()
-    if args.json:
-        output.json_document(problems)
-    else:
-        for problem in problems:
-            _show(problem)
-        if not problems:
-            output.note("the store is as it should be")
-        if unreferenced:
-            count = len(unreferenced)
-            what = "1 layer is" if count == 1 else f"{count} layers are"
-            output.note(f"{what} referenced by nothing; 'layerfs prune' removes what is")
-    return StoreDamaged.exit_code if problems else 0
+    with session.store() as store:
+        with reporting() as progress:
+            coming = store.problems(deep=args.deep, progress=progress)
+            first = list(itertools.islice(coming, 1))
+            problems = itertools.chain(first, coming)
+            if args.json:
+                output.json_document(problems)
+            else:
+                for problem in problems:
+                    _show(problem)
+        if not args.json:
+            _conclude(bool(first), len(store.unreferenced()))
+    return StoreDamaged.exit_code if first else 0
+
+
+def _conclude(found: bool, unreferenced: int) -> None:
+    if not found:
+        output.note("the store is as it should be")
+    if unreferenced:
+        what = "1 layer is" if unreferenced == 1 else f"{unreferenced} layers are"
+        output.note(f"{what} referenced by nothing; 'layerfs prune' removes what is")
 
 
 def _repair_arguments(parser: Parser) -> None:

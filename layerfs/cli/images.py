@@ -15,6 +15,9 @@ from layerfs.cli.tables import Column, table
 from layerfs.errors import InvalidID, InvalidInput, NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from layerfs.store.images import ImageInfo
     from layerfs.store.store import Store
 
 
@@ -111,34 +114,33 @@ def _list_arguments(parser: Parser) -> None:
 
 
 def _list(session: Session, args: argparse.Namespace) -> int:
+    columns = [
+        Column("NAME"),
+        Column("ID"),
+        Column("LAYERS", number=True),
+        Column("SIZE", number=True),
+        Column("LOADED"),
+    ]
+    with session.store() as store:
+        if args.json:
+            output.json_document(store.images())
+        else:
+            table(columns, (row for image in store.images() for row in _rows(image)))
+    return 0
+
+
+def _rows(image: ImageInfo) -> Iterator[Sequence[str]]:
+    """One for each name."""
     from layerfs.image.names import familiar
 
-    with session.store() as store:
-        images = list(store.images())
-    if args.json:
-        output.json_document(images)
-        return 0
-    table(
-        [
-            Column("NAME"),
-            Column("ID"),
-            Column("LAYERS", number=True),
-            Column("SIZE", number=True),
-            Column("LOADED"),
-        ],
-        [
-            (
-                familiar(name) if name else "-",
-                output.short(image.id),
-                str(len(image.layers)),
-                output.size(image.size),
-                output.local_time(image.created_ns),
-            )
-            for image in images
-            for name in image.names or ("",)
-        ],
-    )
-    return 0
+    for name in image.names or ("",):
+        yield (
+            familiar(name) if name else "-",
+            output.short(image.id),
+            str(len(image.layers)),
+            output.size(image.size),
+            output.local_time(image.created_ns),
+        )
 
 
 def _rmi_arguments(parser: Parser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -34,10 +35,13 @@ def note(text: str) -> None:
 
 
 def json_document(value: object) -> None:
-    """``value`` as JSON: values become objects, paths and bytes text."""
+    """``value`` as JSON: values become objects, paths and bytes text. What an iterator gives is written as it
+    comes."""
     import json
 
-    line(json.dumps(plain(value), indent=2))
+    for piece in json.JSONEncoder(indent=2).iterencode(plain(value)):
+        sys.stdout.write(piece)
+    line("")
 
 
 def plain(value: object) -> Json:
@@ -55,10 +59,23 @@ def plain(value: object) -> Json:
             return plain(value.value)
         case Mapping():
             return {str(plain(key)): plain(item) for key, item in value.items()}
+        case Iterator():
+            return _Coming(map(plain, value))
         case Iterable():
             return [plain(item) for item in value]
     names = _field_names(value)
     return str(value) if names is None else {name: plain(getattr(value, name)) for name in names}
+
+
+class _Coming(list["Json"]):
+    """A list to the encoder, which goes through it once."""
+
+    def __init__(self, items: Iterator[Json]) -> None:
+        self._items = items
+        super().__init__(itertools.islice(items, 1))
+
+    def __iter__(self) -> Iterator[Json]:
+        return itertools.chain(super().__iter__(), self._items)
 
 
 def fields(value: object) -> dict[str, object]:

@@ -53,7 +53,11 @@ def _live() -> Iterator[Progress]:
     from rich.progress import Progress as Display
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Display(*columns, console=Console(stderr=True), transient=True) as display:
+    # Lines of data go above the display on a terminal, and elsewhere where they belong.
+    redirected = sys.stdout.isatty()
+    with Display(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=redirected
+    ) as display:
         tasks: dict[str, TaskID] = {}
         lock = threading.Lock()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -20,13 +20,13 @@ from layerfs.driver import Usage
 
 if TYPE_CHECKING:
     from layerfs.ids import ChainID
-    from layerfs.store.records import LayerInfo, RWLayerInfo
+    from layerfs.store.records import RWLayerInfo
     from layerfs.store.store import Store
 
 
 @attrs.frozen
 class Space:
-    """The space of one image, container or layer."""
+    """The space of one layer, container or image. Of kind ``total``: of all, where each layer counts once."""
 
     kind: str
     name: str
@@ -35,77 +35,50 @@ class Space:
     shared: Usage
 
 
-@attrs.frozen
-class Accounts:
-    """The space of everything in a store. ``total`` counts each layer and container once."""
-
-    images: tuple[Space, ...]
-    containers: tuple[Space, ...]
-    layers: tuple[Space, ...]
-    total: Usage
-
-
-def measure(store: Store) -> Accounts:
-    """Ask the driver for the usage of each layer, and share it out."""
+def measure(store: Store) -> Iterator[Space]:
+    """Ask the driver for the usage of each layer and container, and share it out among images."""
     from layerfs.image.names import familiar
 
-    layers = {layer.chain_id: layer for layer in store.layers()}
-    usage = {chain_id: store.driver.usage(layer.cache_id) for chain_id, layer in layers.items()}
-    containers = list(store.rw_layers())
-    writable = {info.name: _writable(store, info) for info in containers}
-    images = list(store.images())
-    known = {image.id for image in images}
-    users = Counter(chain_id for image in images for chain_id in set(image.layers))
-    users.update(
-        chain_id for info in containers if info.image not in known for chain_id in _chain(layers, info.parent)
-    )
-    return Accounts(
-        images=tuple(
-            Space(
-                "image",
-                familiar(image.names[0]) if image.names else "",
-                image.id,
-                own=_sum(usage[chain_id] for chain_id in set(image.layers) if users[chain_id] == 1),
-                shared=_sum(usage[chain_id] for chain_id in set(image.layers) if users[chain_id] > 1),
-            )
-            for image in images
-        ),
-        containers=tuple(
-            Space(
-                "container",
-                info.name,
-                info.mount_id,
-                own=writable[info.name],
-                shared=_sum(usage[chain_id] for chain_id in _chain(layers, info.parent)),
-            )
-            for info in containers
-        ),
-        layers=tuple(
-            Space(
-                "layer",
-                "",
-                layer.chain_id,
-                own=usage[layer.chain_id],
-                shared=_sum(usage[chain_id] for chain_id in _chain(layers, layer.parent)),
-            )
-            for layer in layers.values()
-        ),
-        total=_sum([*usage.values(), *writable.values()]),
-    )
+    nothing = total = Usage(0, 0)
+    parents: dict[ChainID, ChainID | None] = {}
+    usage: dict[ChainID, Usage] = {}
+
+    def chain(top: ChainID | None) -> Iterator[ChainID]:
+        """A layer and all below it."""
+        while top is not None:
+            yield top
+            top = parents[top]
+
+    def of(chain_ids: Iterable[ChainID]) -> Usage:
+        return _sum(usage[chain_id] for chain_id in chain_ids)
+
+    for layer in store.layers():
+        id = layer.chain_id
+        parents[id], usage[id] = layer.parent, store.driver.usage(layer.cache_id)
+        total = _sum((total, usage[id]))
+        yield Space("layer", "", id, own=usage[id], shared=of(chain(layer.parent)))
+    images = [(image, set(image.layers) & usage.keys()) for image in store.images()]
+    known = {image.id for image, _ in images}
+    users = Counter(chain_id for _, layers in images for chain_id in layers)
+    for info in store.rw_layers():
+        if info.parent is not None and info.parent not in usage:
+            continue  # made meanwhile
+        below = list(chain(info.parent))
+        if info.image not in known:
+            users.update(below)
+        own = _writable(store, info)
+        total = _sum((total, own))
+        yield Space("container", info.name, info.mount_id, own=own, shared=of(below))
+    for image, layers in images:
+        name = familiar(image.names[0]) if image.names else ""
+        alone = {chain_id for chain_id in layers if users[chain_id] == 1}
+        yield Space("image", name, image.id, own=of(alone), shared=of(layers - alone))
+    yield Space("total", "", "", own=total, shared=nothing)
 
 
 def _writable(store: Store, info: RWLayerInfo) -> Usage:
     ids = [info.mount_id] if info.init_id is None else [info.mount_id, info.init_id]
     return _sum(store.driver.usage(id) for id in ids)
-
-
-def _chain(layers: Mapping[ChainID, LayerInfo], top: ChainID | None) -> list[ChainID]:
-    """A layer and all below it."""
-    chain = []
-    while top is not None:
-        chain.append(top)
-        top = layers[top].parent
-    return chain
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:
@@ -120,35 +93,31 @@ def _arguments(parser: Parser) -> None:
 
 
 def _run(session: Session, args: argparse.Namespace) -> int:
-    with session.store() as store:
-        accounts = measure(store)
-    if args.json:
-        output.json_document(accounts)
-        return 0
-    rows = [
-        (
-            space.kind,
-            space.name or output.short(space.id),
-            output.size(space.own.bytes),
-            str(space.own.inodes),
-            output.size(space.shared.bytes),
-            str(space.shared.inodes),
-        )
-        for space in (*accounts.images, *accounts.containers, *accounts.layers)
+    columns = [
+        Column("KIND"),
+        Column("NAME"),
+        Column("OWN", number=True),
+        Column("INODES", number=True),
+        Column("SHARED", number=True),
+        Column("INODES", number=True),
     ]
-    rows.append(("total", "", output.size(accounts.total.bytes), str(accounts.total.inodes), "", ""))
-    table(
-        [
-            Column("KIND"),
-            Column("NAME"),
-            Column("OWN", number=True),
-            Column("INODES", number=True),
-            Column("SHARED", number=True),
-            Column("INODES", number=True),
-        ],
-        rows,
-    )
+    with session.store() as store:
+        if args.json:
+            output.json_document(measure(store))
+        else:
+            table(columns, map(_row, measure(store)))
     return 0
+
+
+def _row(space: Space) -> Sequence[str]:
+    shared = (output.size(space.shared.bytes), str(space.shared.inodes))
+    return (
+        space.kind,
+        space.name or output.short(space.id),
+        output.size(space.own.bytes),
+        str(space.own.inodes),
+        *(("", "") if space.kind == "total" else shared),
+    )
 
 
 COMMANDS = {

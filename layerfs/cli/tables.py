@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
 from layerfs.cli.output import line
+
+_FIRST = 1_000
+"""Rows that say how wide the columns are; further ones come out as they are made."""
 
 
 @attrs.frozen
@@ -18,14 +22,17 @@ class Column:
     number: bool = False
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+def table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
     """Rows under titles: coloured on a terminal, else columns parted by two spaces or more, each
     row on one line however long."""
     if sys.stdout.isatty():
         _rich_table(columns, rows)
         return
-    widths = [max(map(len, cells)) for cells in zip([c.title for c in columns], *rows, strict=True)]
-    for cells in ([column.title for column in columns], *rows):
+    rows = iter(rows)
+    titles = [column.title for column in columns]
+    first = list(itertools.islice(rows, _FIRST))
+    widths = [max(map(len, cells)) for cells in zip(titles, *first, strict=True)]
+    for cells in itertools.chain([titles], first, rows):
         aligned = [
             cell.rjust(width) if column.number else cell.ljust(width)
             for column, cell, width in zip(columns, cells, widths, strict=True)
@@ -33,7 +40,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
         line("  ".join(aligned).rstrip())
 
 
-def _rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+def _rich_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -67,19 +67,19 @@ class Problem:
     hint: str = ""
 
 
-def check(core: Core, *, deep: bool = False, progress: Progress = silent) -> list[Problem]:
-    """Every difference; changes nothing. Others may use the store meanwhile: what they are making or
-    removing is no problem. ``deep``: read every layer and compare it with its digest and its tar, file by
-    file; ``progress`` is told of each under its chainID."""
-    problems = [Problem(DATABASE, "layerfs.db", text) for text in _database(core)]
-    problems += leaks(core)  # before anything is mounted to be looked at
-    problems += unknown(core)
-    problems += _migration(core)
-    problems += _unfinished(core)
-    problems += _layers(core, deep=deep, progress=progress)
-    problems += _containers(core)
-    problems += _images(core)
-    return problems
+def problems(core: Core, *, deep: bool = False, progress: Progress = silent) -> Iterator[Problem]:
+    """Every difference, as it is found; changes nothing. Others may use the store meanwhile: what they are
+    making or removing is no problem. ``deep``: read every layer and compare it with its digest and its tar,
+    file by file; ``progress`` is told of each under its chainID."""
+    for text in _database(core):
+        yield Problem(DATABASE, "layerfs.db", text)
+    yield from leaks(core)  # before anything is mounted to be looked at
+    yield from unknown(core)
+    yield from _migration(core)
+    yield from _unfinished(core)
+    yield from _layers(core, deep=deep, progress=progress)
+    yield from _containers(core)
+    yield from _images(core)
 
 
 def unknown(core: Core, *, even_all: bool = False) -> list[Problem]:

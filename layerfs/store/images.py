@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
@@ -124,14 +124,17 @@ def record(db: Database, name_or_id: str) -> ImageRecord:
 def info(db: Database, name_or_id: str) -> ImageInfo:
     """An image as a list shows it. Errors as :func:`find`."""
     with db.snapshot():
-        [found] = _infos(db, find(db, name_or_id))
+        found = _info(db, find(db, name_or_id))
+    assert found is not None
     return found
 
 
-def infos(db: Database) -> list[ImageInfo]:
-    """Every image, the newest first."""
-    with db.snapshot():
-        return _infos(db, None)
+def infos(db: Database) -> Iterator[ImageInfo]:
+    """Every image, the newest first. One that goes meanwhile may be missing."""
+    for (id,) in db.rows("SELECT id FROM images ORDER BY created_ns DESC, id"):
+        found = _info(db, id)
+        if found is not None:
+            yield found
 
 
 def tag(db: Database, name: str, image: str) -> None:
@@ -185,28 +188,24 @@ def _refuse_used(db: Database, id: Digest, names: Sequence[str]) -> None:
         )
 
 
-def _infos(db: Database, only: Digest | None) -> list[ImageInfo]:
-    names: dict[str, list[str]] = {}
-    for image, name in db.rows("SELECT image, name FROM image_names ORDER BY name"):
-        names.setdefault(image, []).append(name)
-    layers: dict[str, list[tuple[ChainID, int]]] = {}
-    for image, chain_id, size in db.rows(
-        "SELECT image, chain_id, size FROM image_layers JOIN layers ON cache_id = layer"
-        " ORDER BY image, position"
-    ):
-        layers.setdefault(image, []).append((chain_id, size))
-    found = db.rows("SELECT id, created_ns FROM images ORDER BY created_ns DESC, id")
-    return [
-        ImageInfo(
-            id=id,
-            names=tuple(names.get(id, ())),
-            layers=tuple(chain_id for chain_id, _ in layers.get(id, ())),
-            size=sum(size for _, size in layers.get(id, ())),
-            created_ns=created_ns,
+def _info(db: Database, id: Digest) -> ImageInfo | None:
+    with db.snapshot():
+        found = db.row("SELECT created_ns FROM images WHERE id = ?", id)
+        if found is None:
+            return None
+        names = db.rows("SELECT name FROM image_names WHERE image = ? ORDER BY name", id)
+        layers = db.rows(
+            "SELECT chain_id, size FROM image_layers JOIN layers ON cache_id = layer WHERE image = ?"
+            " ORDER BY position",
+            id,
         )
-        for id, created_ns in found
-        if only in (None, id)
-    ]
+    return ImageInfo(
+        id=id,
+        names=tuple(name for (name,) in names),
+        layers=tuple(chain_id for chain_id, _ in layers),
+        size=sum(size for _, size in layers),
+        created_ns=found[0],
+    )
 
 
 def _cache_id(db: Database, chain_id: ChainID) -> str:

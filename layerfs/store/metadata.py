@@ -123,6 +123,7 @@ CREATE TABLE image_names (
     name         TEXT PRIMARY KEY,
     image        TEXT NOT NULL REFERENCES images ON DELETE CASCADE
 ) WITHOUT ROWID;
+CREATE INDEX image_names_by_image ON image_names (image);
 
 -- Layers held by a living process.
 CREATE TABLE refs (

@@ -51,7 +51,7 @@ def repair(
                 hint=problem.hint,
             )
     released = _release(core)
-    before = check.check(core, deep=deep or source is not None, progress=progress)
+    before = list(check.problems(core, deep=deep or source is not None, progress=progress))
     return [
         *released,
         *_finish(core, before),
@@ -77,7 +77,7 @@ def _release(core: Core) -> list[Repaired]:
 def _finish(core: Core, before: Sequence[Problem]) -> list[Repaired]:
     unfinished = [problem for problem in before if problem.kind == check.UNFINISHED]
     errors = "; ".join(str(error) for error in recover(core, retry=True))
-    still = check.check(core) if unfinished else []
+    still = list(check.problems(core)) if unfinished else []
     return [Repaired(one, (errors or "it came back") if one in still else "") for one in unfinished]
 
 
@@ -189,7 +189,7 @@ _OF_ROWS = {check.WRONG_PARENT: _set_parent, check.COUNT: _set_depth, check.WRON
 def _heal(
     core: Core, before: Sequence[Problem], source: LayerSource | None, *, drop: bool, progress: Progress
 ) -> list[Repaired]:
-    still = {(one.kind, one.what) for one in check.check(core) if one.kind in _OF_BYTES}
+    still = {(one.kind, one.what) for one in check.problems(core) if one.kind in _OF_BYTES}
     mine = [
         one
         for one in before
@@ -216,7 +216,7 @@ def _heal(
 
 def _init_layers(core: Core) -> list[Repaired]:
     done = []
-    for problem in check.check(core):
+    for problem in check.problems(core):
         if problem.kind != check.MISSING_INIT:
             continue
         try:

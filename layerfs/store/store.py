@@ -240,10 +240,10 @@ class Store:
         return images.info(self._core.db, name_or_id)
 
     def images(self) -> Iterator[ImageInfo]:
-        """Every image, the newest first."""
+        """Every image, the newest first. One that goes meanwhile may be missing."""
         from layerfs.store import images
 
-        return iter(images.infos(self._core.db))
+        return images.infos(self._core.db)
 
     def tag(self, name: str, image: str) -> None:
         """Point ``name`` at an image, away from another if need be."""
@@ -303,9 +303,13 @@ class Store:
         ``deep``: read every layer, and compare it file by file with its digest and its tar. ``progress`` is
         told of each.
         """
-        from layerfs.store.check import check
+        return list(self.problems(deep=deep, progress=progress))
 
-        return check(self._core, deep=deep, progress=progress)
+    def problems(self, *, deep: bool = False, progress: Progress = silent) -> Iterator[Problem]:
+        """As :meth:`check`, each as it is found."""
+        from layerfs.store.check import problems
+
+        return problems(self._core, deep=deep, progress=progress)
 
     def unreferenced(self) -> list[ChainID]:
         """The layers that nothing keeps: what :meth:`prune` would remove."""

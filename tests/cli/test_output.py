@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import enum
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -79,6 +80,28 @@ def test_values_become_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == [
         {"path": "/a", "colour": "red", "raw": "\\xff", "inner": [1, 2]}
     ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_what_comes_one_by_one_becomes_a_list(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    output.json_document({"numbers": iter(range(count)), "more": []})
+    assert json.loads(capsys.readouterr().out) == {"numbers": list(range(count)), "more": []}
+
+
+def test_long_lists_are_written_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+    written = 0
+
+    def names(count: int) -> Iterator[str]:
+        nonlocal written
+        for number in range(count):
+            written += len(capsys.readouterr().out.splitlines())
+            yield f"name {number}"
+
+    output.json_document(names(10))
+    assert written >= 8
+    written = 0
+    table([Column("NAME")], ((name,) for name in names(2000)))
+    assert written >= 1990
 
 
 def test_a_file_appears_only_whole(tmp_path: Path) -> None:

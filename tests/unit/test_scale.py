@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from layerfs import open_store
+from layerfs.ids import digest_of
+from layerfs.store.images import ImageRecord
 from layerfs.store.metadata import Database
 from layerfs.store.store import Store
 from tests.require import need
@@ -72,8 +74,14 @@ def test_no_statement_reads_a_whole_table(
     with filled(tmp_path, 3) as store:
         parent = store.get_rw("c0").info.parent
         assert parent is not None
+        config = b"{}"
+        store.add_image(
+            ImageRecord(id=digest_of(config), config=config, layers=(parent,)), ["localhost/one:1"]
+        )
         asked.clear()
         store.layer_info(parent[:20])
+        store.layer_users(parent)
+        store.image_info("localhost/one:1")
         made = store.create_rw("one", parent)
         with made.mounted() as root:
             (root / "new").write_bytes(b"new")
