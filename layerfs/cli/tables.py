@@ -6,15 +6,14 @@ import itertools
 import sys
 from collections.abc import Iterable, Sequence
 
-import attrs
-
 from layerfs.cli.output import line
+from layerfs.values import frozen
 
 _FIRST = 1_000
 """Rows that say how wide the columns are; further ones come out as they are made."""
 
 
-@attrs.frozen
+@frozen
 class Column:
     """A column of a table. ``number`` ones are set flush right."""
 

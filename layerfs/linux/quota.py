@@ -26,12 +26,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
-
 from layerfs.linux.mountinfo import MountEntry, mount_of
 from layerfs.linux.opened import opened
 from layerfs.linux.syscall import call, failure
 from layerfs.linux.userns import has_capability, in_user_namespace
+from layerfs.values import frozen
 
 FS_IOC_FSGETXATTR = 0x801C581F
 FS_IOC_FSSETXATTR = 0x401C5820
@@ -66,7 +65,7 @@ _STATV = struct.Struct("=bxH156x")
 """struct fs_quota_statv: version, flags."""
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class ProjectUsage:
     """What a project uses and may use; a limit that is None does not exist."""
 

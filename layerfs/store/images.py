@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-
-import attrs
+from types import MappingProxyType
 
 from layerfs.errors import Conflict, ImageNotFound, InvalidID, LayerInUse, LayerNotFound, NotFound
 from layerfs.ids import ChainID, Digest, digest_of
 from layerfs.store import rows
 from layerfs.store.metadata import Database
+from layerfs.values import frozen
 
 
-@attrs.frozen
+@frozen
 class BlobInfo:
     """A layer as it was shipped."""
 
@@ -23,7 +23,7 @@ class BlobInfo:
     size: int
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class ImageRecord:
     """An image: what it says of itself, and the layers it stands upon."""
 
@@ -35,11 +35,11 @@ class ImageRecord:
     """The whole chain, first layer first."""
     blobs: tuple[BlobInfo | None, ...] = ()
     """For each layer how it was shipped, None where that is not known; empty: not known for any."""
-    annotations: Mapping[str, str] = attrs.field(factory=dict)
+    annotations: Mapping[str, str] = MappingProxyType({})
     """Of its manifest."""
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class ImageInfo:
     """An image in a list."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import attrs
-
 from layerfs.errors import LayerfsError, LayerInUse, MountBusy
 from layerfs.ids import CacheID, ChainID
 from layerfs.store import references, rows
@@ -13,9 +11,10 @@ from layerfs.store.core import Core
 from layerfs.store.records import LayerInfo
 from layerfs.store.recovery import recover
 from layerfs.store.removal import remove_layer
+from layerfs.values import frozen
 
 
-@attrs.frozen
+@frozen
 class Pruned:
     """What :meth:`Store.prune` removed, and what it could not."""
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import attrs
-
 from layerfs.errors import LayerfsError
 from layerfs.ids import CacheID, MountID
 from layerfs.store.core import Core
 from layerfs.store.owner import dead_owners, sweep
 from layerfs.store.removal import let_go_of_abandoned, remove_container, remove_layer
+from layerfs.values import frozen
 
 
-@attrs.frozen
+@frozen
 class _Leftover:
     """A driver's layers to remove."""
 
