@@ -125,7 +125,8 @@ class Recorder(io.BufferedReader):
         self._tar_size = 0
         self._record = record
         self._scratch = scratch
-        self._tar = iter_stream(read_ahead(self._hashed(tar)))
+        # In a layer of large files inflating and hashing take longer than the rest: a thread for each.
+        self._tar = iter_stream(read_ahead(self._hashed(read_ahead(_chunks(tar)))))
         self.entries = _Recording(TarReader(self._tar), _StepSpool(scratch), Count(limits))
         self._displaced = _Displaced(scratch)
         super().__init__(PulledBytes(self._bytes()), CHUNK)
@@ -160,8 +161,8 @@ class Recorder(io.BufferedReader):
         self.entries.steps.close()
         self._displaced.close()
 
-    def _hashed(self, tar: BinaryIO) -> Iterator[bytes]:
-        while chunk := tar.read(CHUNK):
+    def _hashed(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in pieces:
             self._hash.update(chunk)
             self._tar_size += len(chunk)
             yield chunk

@@ -70,7 +70,7 @@ def iter_stream(pieces: Iterator[bytes]) -> io.BufferedReader:
     return io.BufferedReader(PulledBytes(pieces), CHUNK)
 
 
-def read_ahead(pieces: Iterator[bytes], most: int = 16) -> Iterator[bytes]:
+def read_ahead(pieces: Iterator[bytes], most: int = 64) -> Iterator[bytes]:
     """The same pieces, made by a thread of their own that is up to ``most`` of them ahead.
 
     For what mostly runs outside of the interpreter's lock: reading, inflating, hashing. When the generator
@@ -106,6 +106,8 @@ def read_ahead(pieces: Iterator[bytes], most: int = 16) -> Iterator[bytes]:
         unwanted = True
         room.release()
         maker.join()
+        if isinstance(pieces, Generator):
+            pieces.close()
 
 
 def coalesced(pieces: Iterator[bytes], size: int = CHUNK // 4) -> Iterator[bytes]:
