@@ -70,7 +70,7 @@ def iter_stream(pieces: Iterator[bytes]) -> io.BufferedReader:
     return io.BufferedReader(PulledBytes(pieces), CHUNK)
 
 
-def read_ahead(pieces: Iterator[bytes], most: int = 64) -> Iterator[bytes]:
+def read_ahead(pieces: Iterator[bytes], most: int = 32) -> Iterator[bytes]:
     """The same pieces, made by a thread of their own that is up to ``most`` of them ahead.
 
     For what mostly runs outside of the interpreter's lock: reading, inflating, hashing. When the generator
