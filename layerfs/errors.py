@@ -257,6 +257,12 @@ _BY_ERRNO: dict[int, type[SystemFailure]] = {
     _errno.EACCES: PermissionRefused,
 }
 
+OF_THE_MOMENT = frozenset(
+    {_errno.ENOSPC, _errno.EDQUOT, _errno.ENOMEM, _errno.EMFILE, _errno.ENFILE, _errno.EIO, _errno.ETIMEDOUT}
+)
+"""Of a trial: something is used up, broken or slow now. That does not say what a host can do: nobody may take
+it for :class:`NotSupported`."""
+
 
 def from_os_error(error: OSError, doing: str) -> SystemFailure:
     """The one translation of an :class:`OSError`. ``doing`` says what was tried: "create layer X"."""

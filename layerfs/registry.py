@@ -131,7 +131,8 @@ def _first_that_works(known: Iterable[Found], root: Path, runroot: Path) -> Foun
             break
         name = found.info.name
         try:
-            fallback = found.info.probe(root / name, runroot / name)
+            with translated(f"try the driver {name} in {root}"):
+                fallback = found.info.probe(root / name, runroot / name)
         except NotSupported as error:
             reasons.append(f"{name}: {error}")
             continue

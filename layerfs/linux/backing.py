@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from layerfs.errors import NotSupported
+from layerfs.errors import OF_THE_MOMENT, NotSupported
 from layerfs.linux.mountinfo import mount_of
 
 
@@ -27,7 +27,7 @@ def file_system(path: Path) -> str:
 @contextlib.contextmanager
 def scratch(place: Path, driver: str) -> Iterator[Path]:
     """A directory in ``place`` to try a driver in, removed afterwards; :class:`NotSupported` if none can be
-    made there."""
+    made there, ``OSError`` if only now."""
     import tempfile
 
     from layerfs.linux.removetree import remove_tree
@@ -35,6 +35,8 @@ def scratch(place: Path, driver: str) -> Iterator[Path]:
     try:
         made = Path(tempfile.mkdtemp(prefix=".layerfs-probe-", dir=place))
     except OSError as error:
+        if error.errno in OF_THE_MOMENT:
+            raise
         raise NotSupported(
             f"{driver} cannot be tried in {place}: {error.strerror}", hint="choose a root that can be written"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -12,7 +13,8 @@ from pathlib import Path
 
 from layerfs.linux.mountcalls import FLAGS, by_string, configuring
 from layerfs.linux.opened import opened
-from layerfs.linux.syscall import call
+from layerfs.linux.syscall import call, failure
+from layerfs.linux.umount import umount
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 
@@ -41,6 +43,10 @@ def split_lower(value: str) -> list[str]:
     return paths
 
 
+def _unescaped(path: str) -> str:
+    return re.sub(r"\\(.)", r"\1", path, flags=re.DOTALL)
+
+
 class _Overlay:
     """The options of an overlay mount, taken apart."""
 
@@ -53,7 +59,7 @@ class _Overlay:
             if key == "lowerdir":
                 self.lower = split_lower(value)
             elif key in ("upperdir", "workdir"):
-                self.directories[key] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+                self.directories[key] = _unescaped(value)
             else:
                 self.rest.append(option)
 
@@ -66,6 +72,22 @@ def mount_overlay(source: str, options: Sequence[str], target: Path) -> None:
         by_string("overlay", source, options, target)
     else:
         by_descriptor(source, options, target)
+    if "ro" not in options:
+        for option in options:
+            if option.startswith("workdir="):
+                _refuse_read_only(target, _unescaped(option.removeprefix("workdir=")))
+
+
+def _refuse_read_only(target: Path, work: str) -> None:
+    """Where overlay cannot make what it needs in ``work`` it mounts read-only, and tells its log alone why.
+    The same again tells us."""
+    if not os.statvfs(target).f_flag & os.ST_RDONLY:
+        return
+    umount(target)
+    trial = os.path.join(work, ".trial")
+    os.mkdir(trial)
+    os.rmdir(trial)
+    raise failure(errno.EROFS, target, "overlay could not be mounted writable")
 
 
 @functools.cache

@@ -31,6 +31,7 @@ from layerfs.errors import (
     DepthExceeded,
     MountBusy,
     MountFailed,
+    NoSpace,
     NotSupported,
     ReadOnly,
     SystemFailure,
@@ -118,7 +119,8 @@ class OverlayDriver:
         return self.instead if self.instead is not None and self.layout.reason() else self.way
 
     def _refused(self) -> bool:
-        """Find out whether ``way`` can be used here, and remember the reason if not."""
+        """Find out whether ``way`` can be used here, and remember the reason if not. What cannot be found out
+        now, as on a disk that is full, leaves it at what was known."""
         from layerfs.overlay.probe import probe
 
         try:
@@ -126,6 +128,8 @@ class OverlayDriver:
         except NotSupported as error:
             self.remember(error)
             return True
+        except (OSError, SystemFailure):
+            return False
         self.layout.set_reason("", read_only=self.read_only)
         return False
 
@@ -459,10 +463,13 @@ def _takes_labels() -> bool:
     return os.path.exists("/sys/fs/selinux/enforce")
 
 
-def _failed(id: GraphID, target: Path, error: OSError | SystemFailure) -> MountFailed:
+def _failed(id: GraphID, target: Path, error: OSError | SystemFailure) -> SystemFailure:
     if isinstance(error, SystemFailure):
-        return MountFailed(f"cannot mount layer {id}: {error}", errno=error.errno, hint=error.hint)
-    about = f" ({error.filename})" if error.filename not in (None, str(target)) else ""
-    return MountFailed(
-        f"cannot mount layer {id} at {target}: {error.strerror}{about}", errno=error.errno or 0
-    )
+        message, hint = f"cannot mount layer {id}: {error}", error.hint
+    else:
+        about = f" ({error.filename})" if error.filename not in (None, str(target)) else ""
+        message, hint = f"cannot mount layer {id} at {target}: {error.strerror}{about}", ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = hint or "make room; read-only it can be mounted as it is"
+        return NoSpace(message, errno=error.errno, hint=hint)
+    return MountFailed(message, errno=error.errno or 0, hint=hint)

@@ -172,10 +172,8 @@ class Layout:
         if not reason:
             file.unlink(missing_ok=True)
         elif reason != self.reason():
-            # Others read it meanwhile.
-            part = file.with_name(f"{_REASON}-{os.urandom(8).hex()}")
-            part.write_text(reason, encoding="utf-8", errors="surrogateescape")
-            part.rename(file)
+            # One write: who reads meanwhile finds all of it, or nothing, and then finds out by himself.
+            file.write_text(reason, encoding="utf-8", errors="surrogateescape")
 
     def make(self, *, read_only: bool) -> None:
         """Make what every layer relies on."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from layerfs.archive.marks import marks_of
 from layerfs.archive.whiteout import WhiteoutFormat, overlay_format
-from layerfs.errors import NotSupported, SystemFailure
+from layerfs.errors import OF_THE_MOMENT, NotSupported, SystemFailure
 from layerfs.linux.backing import file_system, nearest, scratch
 from layerfs.linux.fuseserver import watched
 from layerfs.linux.opened import opened
@@ -31,7 +31,8 @@ _BE_ROOT = "run as root, or inside: unshare --user --map-root-user --map-auto --
 
 def probe(home: Path, way: Way, format: WhiteoutFormat | None = None) -> None:
     """Return if layers kept at ``home``, marked in this ``format`` (None: overlay's own), can be mounted by
-    ``way``; :class:`NotSupported` says why not.
+    ``way``; :class:`NotSupported` says why not. ``OSError``, :class:`~layerfs.errors.SystemFailure`: that
+    cannot be found out now, as on a disk that is full.
 
     Tries it in a temporary directory beside, or above, and leaves nothing there.
     """
@@ -73,6 +74,7 @@ class _Trial:
             with watched(merged):
                 self._delete(merged)
         except OSError as error:
+            _let_pass(error)
             raise self._no(f"a mount there does not work: {error.strerror}") from error
         finally:
             release(merged)
@@ -82,12 +84,14 @@ class _Trial:
         try:
             self._make_whiteout()
         except OSError as error:
+            _let_pass(error)
             hint = "in a user namespace that needs Linux 5.8" if self.in_userns else _OTHER_PLACE
             raise self._no(f"a whiteout (0/0 device) cannot be made: {error.strerror}", hint) from error
         attribute = self.format.xattr_prefix + b"opaque"
         try:
             os.setxattr(self.scratch / "two", attribute, b"n")
         except OSError as error:
+            _let_pass(error)
             hint = "tmpfs has user.* since Linux 6.6" if self.type == "tmpfs" else _OTHER_PLACE
             raise self._no(f"no {attribute.decode()} can be set: {error.strerror}", hint) from error
 
@@ -106,8 +110,10 @@ class _Trial:
             mount = self.way.mount(stack, user_xattrs=self.format is WhiteoutFormat.OVERLAY_USER, label="")
             self.way.perform(mount, merged, self.scratch / "log")
         except SystemFailure as error:
+            _let_pass(error)
             raise NotSupported(f"no FUSE mount: {error}", hint=error.hint) from error
         except OSError as error:
+            _let_pass(error)
             if error.errno == errno.ENODEV:
                 raise NotSupported("the kernel has no overlay", hint="modprobe overlay") from error
             raise self._no(f"it cannot be mounted there: {error.strerror}", self._mend(error)) from error
@@ -134,3 +140,8 @@ class _Trial:
         if self.type.partition(".")[0] in _NO_UPPER:
             hint = f"{_kind(self.format)} does not work upon {self.type}; {_OTHER_PLACE}"
         return NotSupported(f"no {_kind(self.format)} in {self.place} ({self.type}): {reason}", hint=hint)
+
+
+def _let_pass(error: OSError | SystemFailure) -> None:
+    if error.errno in OF_THE_MOMENT:
+        raise error

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from layerfs.errors import DepthExceeded, MountFailed
+from layerfs.errors import DepthExceeded, MountFailed, NoSpace
 from layerfs.ids import GraphID
 from layerfs.linux import overlaymount
+from layerfs.linux.mount import perform
 from layerfs.linux.mountinfo import mount_of
+from layerfs.linux.removetree import remove_tree
 from layerfs.overlay.driver import OverlayDriver
 from layerfs.testing.conformance.base import BASE, OTHER, TOP, make_layer, mounted
 from layerfs.testing.entries import file
-from tests.overlaykit import overlay
+from tests.overlaykit import overlay, unmounted
+from tests.require import need
 
 
 @pytest.fixture
@@ -133,3 +137,33 @@ def test_a_mount_that_fails_says_why_and_counts_for_nothing(driver: OverlayDrive
         assert "base/diff" in str(caught.value)
     assert not driver.layout.mount_point(TOP).exists()
     driver.remove(TOP)
+
+
+def test_a_full_file_system_is_told_not_mounted_read_only(tmp_path: Path, way: None) -> None:
+    """Overlay itself would mount, and tell the kernel's log alone why nothing can be written. Nor is the host
+    taken for one without overlay."""
+    need.overlay(tmp_path)
+    small = tmp_path / "small"
+    small.mkdir()
+    with unmounted(tmp_path):
+        perform("tmpfs", "tmpfs", ["nr_inodes=40"], small)
+        driver = OverlayDriver.open(small / "home", tmp_path / "run", read_only=False)
+        make_layer(driver, BASE, [])
+        driver.create_read_write(TOP, BASE)
+        filler = filled_up(small)
+        with pytest.raises(NoSpace, match="cannot mount layer top"):
+            driver.get(TOP)
+        remove_tree(filler)
+        with mounted(driver, TOP) as root:
+            assert mount_of(root).fstype == "overlay"
+            (root / "f").touch()
+
+
+def filled_up(place: Path) -> Path:
+    """By the answer: a directory to be removed."""
+    filler = place / "filler"
+    filler.mkdir()
+    with pytest.raises(OSError, match="No space left"):
+        for number in count():
+            (filler / str(number)).touch()
+    return filler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -65,6 +66,24 @@ def test_a_place_that_cannot_be_written_is_refused(place: Path) -> None:
     perform("tmpfs", "tmpfs", ("ro",), place)
     with pytest.raises(NotSupported, match="Read-only file system"):
         DRIVER.probe(place / "home", place / "run")
+
+
+def test_a_full_place_says_nothing_of_what_it_can(place: Path) -> None:
+    perform("tmpfs", "tmpfs", ("nr_inodes=20",), place)
+    works = []
+    for used in range(19, 0, -1):
+        for number in range(used):
+            (place / str(number)).touch()
+        try:
+            probe(place / "home", ByKernel())
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+        else:
+            works.append(used)
+        for number in range(used):
+            (place / str(number)).unlink()
+        assert os.listdir(place) == []
+    assert works and 19 not in works
 
 
 def test_who_may_not_mount_is_told_how_to(place: Path) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from layerfs.errors import NotSupported
+from layerfs.errors import OF_THE_MOMENT, NotSupported
 from layerfs.linux.mountinfo import mount_of
 from layerfs.linux.opened import opened
 from layerfs.linux.userns import has_capability
@@ -17,7 +17,8 @@ _OTHER_PLACE = "put the store on btrfs, e.g. mount one at its root: mkfs.btrfs D
 
 
 def probe(home: Path) -> None:
-    """Return if ``home`` can hold subvolumes; :class:`NotSupported` says why not. Leaves nothing behind."""
+    """Return if ``home`` can hold subvolumes; :class:`NotSupported` says why not, ``OSError`` if
+    only now. Leaves nothing behind."""
     place = Path(os.path.abspath(home))
     while not place.exists():
         place = place.parent
@@ -39,6 +40,8 @@ def probe(home: Path) -> None:
             if is_host_root() and _quota.is_on(fd):
                 _quota.remove(fd, id)
     except OSError as error:
+        if error.errno in OF_THE_MOMENT:
+            raise
         hint = ""
         if error.errno == errno.EPERM:
             hint = "removing a subvolume needs Linux 4.18"
