@@ -68,9 +68,13 @@ def open_decompressed(stream: BinaryIO) -> io.BufferedReader:
     Reads of the result raise :class:`~layerfs.errors.CompressionError` for a stream that is damaged, cut
     short or followed by anything but NULs (tar pads its output so). Closing it leaves ``stream`` open.
     """
+    return iter_stream(decompressed(stream))
+
+
+def decompressed(stream: BinaryIO) -> Iterator[bytes]:
+    """The same in pieces."""
     source = _Source(stream)
-    compression = detect(source.peek(_HEAD))
-    return iter_stream(_READERS[compression](source))
+    return _READERS[detect(source.peek(_HEAD))](source)
 
 
 def compress(chunks: Iterator[bytes], compression: Compression) -> Iterator[bytes]:

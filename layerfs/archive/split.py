@@ -43,7 +43,7 @@ from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.limits import UNLIMITED, Count, Limits
 from layerfs.archive.names import PATH_MAX, normalise
 from layerfs.archive.reader import TarReader
-from layerfs.archive.streams import CHUNK, PulledBytes, coalesced, iter_stream, read_ahead
+from layerfs.archive.streams import CHUNK, PulledBytes, coalesced, iter_stream, pulled, read_ahead
 from layerfs.errors import CompressionError, DigestMismatch, StoreDamaged, SystemFailure, show
 from layerfs.ids import DiffID
 
@@ -126,7 +126,7 @@ class Recorder(io.BufferedReader):
         self._record = record
         self._scratch = scratch
         # In a layer of large files inflating and hashing take longer than the rest: a thread for each.
-        self._tar = iter_stream(read_ahead(self._hashed(read_ahead(_chunks(tar)))))
+        self._tar = pulled(read_ahead(self._hashed(read_ahead(_chunks(tar)))))
         self.entries = _Recording(TarReader(self._tar), _StepSpool(scratch), Count(limits))
         self._displaced = _Displaced(scratch)
         super().__init__(PulledBytes(self._bytes()), CHUNK)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Generator, Iterator
+from typing import BinaryIO, cast
 
 CHUNK = 256 * 1024
 """Bytes read, hashed and handed on at a time."""
@@ -20,29 +21,43 @@ class PulledBytes(io.RawIOBase):
     def __init__(self, pieces: Iterator[bytes]) -> None:
         super().__init__()
         self._pieces = pieces
-        self._piece = memoryview(b"")
+        self._piece = b""
+        self._at = 0
         self._failure: BaseException | None = None
 
     def readable(self) -> bool:
         return True
 
+    def read(self, size: int = -1, /) -> bytes:
+        """What is at hand of the current piece, or the next one: like a pipe, it may be less than ``size``
+        before the end. A piece that is wanted whole is not copied."""
+        if size < 0:
+            return self.readall()
+        at = self._at
+        while size and at == len(self._piece):
+            fresh = self._pull(raise_failure=True)
+            if fresh is None:
+                return b""
+            self._piece, at = fresh, 0
+        self._at = min(at + size, len(self._piece))
+        return self._piece[at : self._at]
+
     def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        """Fills ``buffer`` but at the end."""
         target = memoryview(buffer)
         wanted = len(target)
         filled = 0
-        piece = self._piece
         while filled < wanted:
-            if not piece:
+            taken = min(wanted - filled, len(self._piece) - self._at)
+            if not taken:
                 fresh = self._pull(raise_failure=not filled)
                 if fresh is None:
                     break
-                piece = memoryview(fresh)
+                self._piece, self._at = fresh, 0
                 continue
-            taken = min(wanted - filled, len(piece))
-            target[filled : filled + taken] = piece[:taken]
-            piece = piece[taken:]
+            target[filled : filled + taken] = memoryview(self._piece)[self._at : self._at + taken]
+            self._at += taken
             filled += taken
-        self._piece = piece
         return filled
 
     def _pull(self, *, raise_failure: bool) -> bytes | None:
@@ -59,7 +74,7 @@ class PulledBytes(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            self._piece = memoryview(b"")
+            self._piece, self._at = b"", 0
             if isinstance(self._pieces, Generator):
                 self._pieces.close()
         super().close()
@@ -70,24 +85,31 @@ def iter_stream(pieces: Iterator[bytes]) -> io.BufferedReader:
     return io.BufferedReader(PulledBytes(pieces), CHUNK)
 
 
+def pulled(pieces: Iterator[bytes]) -> BinaryIO:
+    """The same for who can do with short reads, as :class:`PulledBytes` makes them: no piece is copied."""
+    return cast("BinaryIO", PulledBytes(pieces))
+
+
 def read_ahead(pieces: Iterator[bytes], most: int = 32) -> Iterator[bytes]:
     """The same pieces, made by a thread of their own that is up to ``most`` of them ahead.
 
     For what mostly runs outside of the interpreter's lock: reading, inflating, hashing. When the generator
     is closed the thread has ended, so closing it waits for a piece that is being made.
     """
-    import queue
     import threading
+    from queue import SimpleQueue
 
-    made: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
-    room = threading.Semaphore(most)
+    made: SimpleQueue[bytes | BaseException | None] = SimpleQueue()
+    room: SimpleQueue[None] = SimpleQueue()  # of C, where a semaphore is of Python
+    for _ in range(most):
+        room.put(None)
     unwanted = False
 
     def make() -> None:
         try:
             for piece in pieces:
                 made.put(piece)
-                room.acquire()
+                room.get()
                 if unwanted:
                     return
             made.put(None)
@@ -100,11 +122,11 @@ def read_ahead(pieces: Iterator[bytes], most: int = 32) -> Iterator[bytes]:
         while (piece := made.get()) is not None:
             if isinstance(piece, BaseException):
                 raise piece
-            room.release()
+            room.put(None)
             yield piece
     finally:
         unwanted = True
-        room.release()
+        room.put(None)
         maker.join()
         if isinstance(pieces, Generator):
             pieces.close()

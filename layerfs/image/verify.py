@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from layerfs.archive.streams import CHUNK, iter_stream
+from layerfs.archive.streams import CHUNK, pulled
 from layerfs.errors import DigestMismatch, ImageError
 from layerfs.ids import Digest, digest_of
 
@@ -31,7 +31,7 @@ def verified(stream: BinaryIO, what: str, digest: Digest) -> BinaryIO:
     "no more" when the bytes were not those of ``digest``. So whoever consumes the blob and takes its
     end for success has seen the right bytes.
     """
-    return iter_stream(_checked(stream, what, digest))
+    return pulled(_checked(stream, what, digest))
 
 
 def _checked(stream: BinaryIO, what: str, digest: Digest) -> Iterator[bytes]:

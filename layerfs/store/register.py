@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import attrs
 
-from layerfs.archive.compression import open_decompressed
+from layerfs.archive.compression import decompressed
 from layerfs.archive.limits import UNLIMITED, Limits
 from layerfs.archive.split import Recorder
+from layerfs.archive.streams import CHUNK, pulled
 from layerfs.errors import DigestMismatch, LayerfsError, translated
 from layerfs.ids import CacheID, ChainID, DiffID, chain_id, new_cache_id
 from layerfs.linux.flock import FileLock
@@ -65,30 +65,18 @@ def _alone(core: Core, chain: ChainID) -> Iterator[None]:
         yield
 
 
-class Told(io.RawIOBase):
+def told(stream: BinaryIO, tell: Callable[[int], None]) -> BinaryIO:
     """A caller's stream; ``tell`` hears after each read how many bytes it was so far. Closing it leaves the
     caller's open."""
 
-    def __init__(self, stream: BinaryIO, tell: Callable[[int], None]) -> None:
-        super().__init__()
-        self._stream = stream
-        self._tell = tell
-        self._done = 0
+    def pieces() -> Iterator[bytes]:
+        done = 0
+        while data := stream.read(CHUNK):
+            done += len(data)
+            tell(done)
+            yield data
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._stream.read(size)
-        self._done += len(data)
-        self._tell(self._done)
-        return data
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        target = memoryview(buffer)
-        data = self.read(len(target))
-        target[: len(data)] = data
-        return len(data)
+    return pulled(pieces())
 
 
 @attrs.frozen
@@ -162,7 +150,7 @@ class _Registration:
     def _fill(self, tar: BinaryIO, *, compressed: bool) -> Filled:
         parent = self._below.cache_id if self._below else None
         with translated("register a layer"):
-            plain = open_decompressed(tar) if compressed else tar
+            plain = pulled(decompressed(tar)) if compressed else tar
             filled = fill(self._core, self._cache_id, parent, plain, self._limits)
             # What stands at the end of the stream may be a check that its reader makes there.
             while tar.read(1 << 16):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -126,11 +125,11 @@ class Store:
         diffID is not ``expected``; :class:`LayerNotFound` for a parent that is not there;
         :class:`DepthExceeded`.
         """
-        from layerfs.store.register import Told, register
+        from layerfs.store.register import register, told
 
         self._core.writable()
-        told = io.BufferedReader(Told(tar, lambda done: progress(what, done, None)))
-        return register(self._core, told, parent, expected, limits=limits)
+        read = told(tar, lambda done: progress(what, done, None))
+        return register(self._core, read, parent, expected, limits=limits)
 
     def reserving(self, depths: Sequence[int]) -> AbstractContextManager[None]:
         """In the block so many layers can be registered, of these depths (1: upon nothing), without a wait

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from layerfs.archive.streams import iter_stream, read_ahead
+from layerfs.archive.streams import iter_stream, pulled, read_ahead
 
 
 def numbered(count: int, made: list[int] | None = None) -> Iterator[bytes]:
@@ -44,6 +44,25 @@ def test_an_error_comes_after_what_was_made_before_it() -> None:
     assert next(pieces) == b"first"
     with pytest.raises(ValueError, match="then"):
         next(pieces)
+
+
+def test_a_piece_that_is_wanted_whole_is_handed_on_as_it_is() -> None:
+    first, second = b"first" * 100, b"second" * 100
+    stream = pulled(iter([b"", first, b"", second]))
+    assert stream.read(0) == b""
+    assert stream.read(1000) is first
+    assert stream.read(2) == b"se"
+    assert stream.read(1000) == second[2:]
+    assert stream.read(1000) == stream.read() == b""
+
+
+def test_what_is_pulled_can_be_read_in_any_way() -> None:
+    stream = pulled(numbered(1000))
+    buffer = bytearray(7)
+    parts = []
+    for size in range(1, 50):
+        parts += [stream.read(size), bytes(buffer[: stream.readinto(buffer)])]  # type: ignore[attr-defined]
+    assert b"".join([*parts, stream.read()]) == b"".join(numbered(1000))
 
 
 @pytest.mark.parametrize("read", [0, 1, 100])
