@@ -27,7 +27,7 @@ _MAKING = {"debian-large": "about 8 minutes", _SMALL: "a second"}
 _LAPS = {
     "load": "load the archive",
     "disk": "load it and have it on the disk",
-    "save": "save the image, its layers not compressed",
+    "save": "save the image, its layers not compressed, and have it on the disk",
     "remove": "remove the image with its layers",
 }
 
@@ -129,6 +129,7 @@ def _save(subject: Saves, archive: Archive, clock: Clock, check: bool) -> Eviden
         saved = Path(scratch, "saved.tar")
         with clock.lap("save"):
             subject.save(archive, saved)
+            syncfs(subject.place)
         if not check:
             return {}
         return {"saved": images.diff_ids_in(saved)}

@@ -7,17 +7,21 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from layerfs.archive.entry import Entry, EntryType
 from layerfs.archive.writer import TarWriter
 from layerfs.errors import Conflict, InvalidOption
+from layerfs.linux.writeback import writing_back
 
 Target = str | Path | BinaryIO
 """A path or a stream that is being written. A path that ends in ``/``, or is an empty directory, asks
 for a directory."""
+
+
+_Write = Callable[[bytes], object]
 
 
 class Destination(Protocol):
@@ -28,8 +32,8 @@ class Destination(Protocol):
 class TarDestination:
     """A tar that depends on nothing but what is added, in what order."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._writer = TarWriter(file.write)
+    def __init__(self, write: _Write) -> None:
+        self._writer = TarWriter(write)
 
     def add(self, name: str, size: int, content: Iterable[bytes]) -> None:
         self._writer.add(Entry(name=name.encode(), type=EntryType.FILE, size=size), content)
@@ -48,8 +52,9 @@ class DirectoryDestination:
         path = self._root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
+            write = writing_back(file)
             for chunk in content:
-                file.write(chunk)
+                write(chunk)
             _sync(file)
 
 
@@ -62,8 +67,9 @@ def open_destination(target: Target, *, directories: bool) -> Iterator[Destinati
     :class:`~layerfs.errors.InvalidOption` for a directory when ``directories`` is False.
     """
     if not isinstance(target, str | Path):
-        with _tar(target) as tar:
+        with _tar(target.write) as tar:
             yield tar
+        target.flush()
         return
     path = Path(os.path.realpath(target))
     if path.is_dir() or str(target).endswith("/"):
@@ -72,16 +78,15 @@ def open_destination(target: Target, *, directories: bool) -> Iterator[Destinati
         with _directory(path) as directory:
             yield directory
         return
-    with _replacing(path) as file, _tar(file) as tar:
+    with _replacing(path) as write, _tar(write) as tar:
         yield tar
 
 
 @contextlib.contextmanager
-def _tar(file: BinaryIO) -> Iterator[TarDestination]:
-    tar = TarDestination(file)
+def _tar(write: _Write) -> Iterator[TarDestination]:
+    tar = TarDestination(write)
     yield tar
     tar.close()
-    file.flush()
 
 
 @contextlib.contextmanager
@@ -103,16 +108,16 @@ def _directory(path: Path) -> Iterator[DirectoryDestination]:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of ``path`` when the block ends well."""
+def _replacing(path: Path) -> Iterator[_Write]:
+    """Writes a new file that takes the place of ``path`` when the block ends well."""
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
         with path.open("wb") as file:
-            yield file
+            yield file.write
         return
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as file:
-            yield file
+            yield writing_back(file)
             _sync(file)
         part.replace(path)
         _sync_directory(path.parent)
