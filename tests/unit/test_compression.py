@@ -11,6 +11,7 @@ import os
 import resource
 import struct
 import subprocess
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -56,6 +57,30 @@ def test_zstd_output_does_not_depend_on_the_processors() -> None:
 
     data = os.urandom(1 << 20) * 9
     assert with_threads(1) == with_threads(5) == b"".join(compress(iter([data]), Compression.ZSTD))
+
+
+def test_gzip_output_depends_on_neither_processors_nor_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DATA * 4 + os.urandom(3 << 20)
+    expected = squeeze(data, Compression.GZIP)
+    assert b"".join(compress(iter([data[:5], b"", data[5:]]), Compression.GZIP)) == expected
+    for processors in (1, 2, 3, 64):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=processors: range(n))
+        assert squeeze(data, Compression.GZIP) == expected
+    assert expand(expected) == data
+
+
+@pytest.mark.parametrize("compression", SQUEEZED)
+def test_what_fails_while_it_is_compressed_is_told_and_no_thread_is_left(compression: Compression) -> None:
+    def failing() -> Iterator[bytes]:
+        yield DATA * 3
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        list(compress(failing(), compression))
+    unwanted = compress(iter([DATA] * 9), compression)
+    next(unwanted)
+    del unwanted
+    assert threading.active_count() == 1
 
 
 def test_gzip_has_no_time_and_no_name() -> None:
