@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from layerfs.errors import LayerfsError, LayerInUse, MountBusy
+from layerfs.errors import LayerfsError, MountBusy
 from layerfs.ids import CacheID, ChainID
 from layerfs.store import references, rows
 from layerfs.store.core import Core
@@ -32,14 +32,16 @@ def prune(core: Core, only: Collection[ChainID] | None = None) -> Pruned:
     removed does not stop the rest: its error is in the answer. ``only``: none but these layers."""
     errors = recover(core, retry=only is None)
     removed = []
-    below_what_stays: set[ChainID | None] = set()
+    kept: set[ChainID | None] = set()
     for layer in _claim(core, only):
+        if layer.chain_id in kept:
+            kept.add(layer.parent)
+            continue
         try:
             remove_layer(core, layer.cache_id, intact=True)
         except LayerfsError as error:
-            if not (isinstance(error, LayerInUse) and layer.chain_id in below_what_stays):
-                errors.append(_named(layer, error))
-            below_what_stays.add(layer.parent)
+            errors.append(_named(layer, error))
+            kept.add(layer.parent)
         else:
             removed.append(layer)
     return Pruned(tuple(removed), tuple(errors))

@@ -19,6 +19,7 @@ class _Leftover:
     intact: bool
     """It was ready: if it turns out to be mounted, or used, its removal was only about to be refused."""
     layer: CacheID | None = None
+    parent: CacheID | None = None
     mount: MountID | None = None
     init: MountID | None = None
 
@@ -35,11 +36,16 @@ def recover(core: Core, *, retry: bool = False) -> list[LayerfsError]:
     if not dead and not retry:
         return []
     errors = []
+    kept: set[CacheID | None] = set()
     for leftover in _adopt(core, dead, retry=retry):
+        if leftover.layer is not None and leftover.layer in kept:
+            kept.add(leftover.parent)
+            continue
         try:
             _remove(core, leftover)
         except LayerfsError as error:
             errors.append(error)
+            kept.add(leftover.parent)
     return errors
 
 
@@ -55,7 +61,7 @@ def _adopt(core: Core, dead: Sequence[str], *, retry: bool) -> list[_Leftover]:
             f"SELECT {ready}, mount_id, init_id FROM containers WHERE {condition}", *dead
         )
         layers = core.db.rows(
-            f"SELECT {ready} AND chain_id IS NOT NULL, cache_id FROM layers WHERE {condition}"
+            f"SELECT {ready} AND chain_id IS NOT NULL, cache_id, parent FROM layers WHERE {condition}"
             " ORDER BY depth DESC",
             *dead,
         )
@@ -64,7 +70,7 @@ def _adopt(core: Core, dead: Sequence[str], *, retry: bool) -> list[_Leftover]:
         core.db.execute(f"DELETE FROM owners WHERE id IN ({marks})", *dead)
     return [
         *(_Leftover(bool(intact), mount=mount, init=init) for intact, mount, init in containers),
-        *(_Leftover(bool(intact), layer=layer) for intact, layer in layers),
+        *(_Leftover(bool(intact), layer=layer, parent=parent) for intact, layer, parent in layers),
     ]
 
 

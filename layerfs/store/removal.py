@@ -2,7 +2,8 @@
 
 Killed anywhere in between, the row is left with a dead owner and the next opening goes on from there;
 a driver's ``remove`` can be repeated. What a driver refuses to remove stays ``removing`` without an owner,
-to be tried again by a prune; only what was ready and is merely mounted becomes ready again.
+to be tried again by a prune; only what was ready and is merely mounted becomes ready again. What was to be
+removed after it, the layers below, is kept by it and let go at the same moment.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _remove_layer(core: Core, cache_id: CacheID, *, intact: bool) -> None:
             core.record_path(cache_id).unlink(missing_ok=True)
     except LayerfsError as error:
         untouched = intact and isinstance(error, MountBusy | LayerInUse)
-        _let_go(core, "layers", "cache_id", cache_id, ready=untouched)
+        _let_go_of_layer(core, cache_id, ready=untouched)
         raise
     with core.db.transaction():
         core.db.execute("DELETE FROM layers WHERE cache_id = ?", cache_id)
@@ -56,7 +57,7 @@ def _remove_container(core: Core, mount_id: MountID, init_id: MountID | None, *,
                 untouched = False
     except LayerfsError as error:
         busy = isinstance(error, MountBusy)
-        _let_go(core, "containers", "mount_id", mount_id, ready=untouched and busy)
+        _let_go_of_container(core, mount_id, ready=untouched and busy)
         raise
     with core.db.transaction():
         core.db.execute("DELETE FROM containers WHERE mount_id = ?", mount_id)
@@ -127,9 +128,35 @@ def _refuse_used(core: Core, cache_id: CacheID) -> None:
         raise LayerInUse(f"layer {cache_id} is still used by {', '.join(users)}", users=users)
 
 
-def _let_go(core: Core, table: str, key: str, value: str, *, ready: bool) -> None:
+def _let_go_of_layer(core: Core, cache_id: CacheID, *, ready: bool) -> None:
+    """And of those below that are being removed. They become ready again all at once or not at all: where the
+    chainID of one was given anew meanwhile, those above it would stand upon another layer than theirs say."""
     with core.db.transaction():
-        core.db.execute(f"UPDATE {table} SET state = 'removing', owner = NULL WHERE {key} = ?", value)
+        going = core.db.rows(_GOING, cache_id)
+        for id, _ in going:
+            core.db.execute("UPDATE layers SET state = 'removing', owner = NULL WHERE cache_id = ?", id)
+        again = [row for row in going if ready or row[0] != cache_id]
+        if not any(given_anew for _, given_anew in again):
+            for id, _ in again:
+                core.db.execute("UPDATE layers SET state = 'ready' WHERE cache_id = ?", id)
+
+
+_GOING = """
+WITH RECURSIVE going (cache_id, parent, chain_id) AS (
+    SELECT cache_id, parent, chain_id FROM layers WHERE cache_id = ?
+    UNION ALL
+    SELECT layers.cache_id, layers.parent, layers.chain_id
+    FROM layers JOIN going ON layers.cache_id = going.parent WHERE layers.state = 'removing'
+)
+SELECT cache_id, EXISTS (
+    SELECT 1 FROM layers WHERE layers.chain_id = going.chain_id AND layers.state = 'ready'
+) FROM going
+"""
+
+
+def _let_go_of_container(core: Core, mount_id: MountID, *, ready: bool) -> None:
+    with core.db.transaction():
+        core.db.execute("UPDATE containers SET state = 'removing', owner = NULL WHERE mount_id = ?", mount_id)
         if ready:
-            # OR IGNORE: its chainID or name may have been given anew while it was being removed.
-            core.db.execute(f"UPDATE OR IGNORE {table} SET state = 'ready' WHERE {key} = ?", value)
+            # OR IGNORE: its name may have been given anew while it was being removed.
+            core.db.execute("UPDATE OR IGNORE containers SET state = 'ready' WHERE mount_id = ?", mount_id)

@@ -12,6 +12,8 @@ import pytest
 from layerfs.errors import MountBusy, SystemFailure
 from layerfs.ids import CacheID, ChainID, GraphID, digest_of
 from layerfs.naivediff import NaiveDiff
+from layerfs.store import pruning
+from layerfs.store.core import Core
 from layerfs.store.images import ImageRecord
 from layerfs.store.store import Store
 from tests.dirdriver import DirProto
@@ -163,6 +165,48 @@ def test_a_mounted_layer_stays_usable(stubborn: tuple[Store, Stubborn]) -> None:
     assert names(store) == set(layers)
     with store.get(layers[1]) as layer, layer.tar() as tar:
         assert tar.read()
+
+
+def test_a_mounted_layer_stays_upon_the_layer_that_its_id_says(
+    stubborn: tuple[Store, Stubborn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody registers the layer below anew while the one above turns out to be mounted, or just after."""
+    store, driver = stubborn
+    layers = chain(store, "a", "b")
+    ids = [store.layer_info(layer).cache_id for layer in layers]
+    refuse(driver, {ids[1]}, MountBusy("mounted"))
+    remove = pruning.remove_layer
+
+    def remove_layer(core: Core, id: CacheID, *, intact: bool) -> None:
+        try:
+            remove(core, id, intact=intact)
+        finally:
+            chain(store, "a")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pruning, "remove_layer", remove_layer)
+        assert [type(error).__name__ for error in store.prune().errors] == ["MountBusy"]
+    assert store.check() == []
+    assert names(store) == set(layers)
+    assert [store.layer_info(layer).cache_id for layer in layers] == ids
+
+    before = Stubborn.remove
+
+    def register_first(self: Stubborn, id: GraphID, /) -> None:
+        if id == ids[1]:
+            chain(store, "a")
+        before(self, id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stubborn, "remove", register_first)
+        assert [type(error).__name__ for error in store.prune().errors] == ["MountBusy"]
+    assert [problem.kind for problem in store.check()] == ["unfinished", "unfinished"]
+    assert names(store) == {layers[0]}
+    assert [type(error).__name__ for error in store.prune().errors] == ["MountBusy"]
+
+    refuse(driver, set(), MountBusy(""))
+    assert store.prune().errors == ()
+    assert held(store) == []
 
 
 def test_a_container_that_could_not_be_removed_is_removed_by_a_prune(
