@@ -11,7 +11,6 @@ import pytest
 
 from layerfs.driver import Driver
 from layerfs.linux.diskusage import disk_usage
-from layerfs.linux.userns import in_user_namespace
 from layerfs.testing.conformance import DriverConformance, Place
 from layerfs.testing.conformance.base import Base
 from layerfs.testing.conformance.endings import Endings
@@ -21,17 +20,15 @@ from layerfs.testing.conformance.space import Space
 from layerfs.testing.conformance.together import Together
 from layerfs_drivers.fuse import DRIVER
 from tests.fusestart import loaded_once
-from tests.hosts.plugin import INSIDE
 from tests.require import need
 
 LONG = bool(os.environ.get("LAYERFS_LONG"))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def fuse() -> Iterator[None]:
-    """On the ordinary kernel, by root, each mount starts the program anew."""
+@pytest.fixture(autouse=True, scope="class")
+def fuse(request: pytest.FixtureRequest) -> Iterator[None]:
     need.fuse()
-    with loaded_once() if INSIDE or in_user_namespace() else contextlib.nullcontext():
+    with contextlib.nullcontext() if request.cls is TestFuseStartedAnew else loaded_once():
         yield
 
 
@@ -46,6 +43,11 @@ class Fuse(Base):
 @pytest.mark.host(*(("here", "no-overlay") if LONG else ("here",)))
 class TestFuse(Fuse, DriverConformance):
     """All of it."""
+
+
+@pytest.mark.host("here")
+class TestFuseStartedAnew(Fuse, Life, Mounting, Endings, Space, Together):
+    """What does not mount hundreds of times: each mount starts the program."""
 
 
 @pytest.mark.host("no-overlay")

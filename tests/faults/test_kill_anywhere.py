@@ -222,6 +222,10 @@ def neighbour(ground: Ground) -> Iterator[None]:
     os.close(begins)
     try:
         assert os.read(begun, 1) == b"!"
+        if ground.driver not in ("zfs", "devicemapper"):  # whose layers are mounted while they are filled
+            settled(
+                lambda: sorted({Path(path).name for path in ground.look()} & {"neighbour"}), ["neighbour"]
+            )
         yield
     except BaseException:
         os.kill(child, signal.SIGKILL)
