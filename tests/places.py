@@ -36,7 +36,9 @@ def place_for(driver: str, scratch: Path, *, seconds: float = 400) -> Iterator[P
         from tests import zfskit
 
         with zfskit.pool(scratch), zfskit.dataset(seconds=seconds) as dataset:
-            yield Place(scratch, {"zfs.dataset": dataset})
+            base = scratch / "place"  # apart from what the daemon has
+            base.mkdir()
+            yield Place(base, {"zfs.dataset": dataset})
     elif driver == "devicemapper":
         from tests.thinkit import detached_afterwards
 

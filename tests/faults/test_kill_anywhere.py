@@ -141,7 +141,7 @@ def kill_for(ground: Ground) -> None:
         trials = rounds(ground.driver)
         while some := list(itertools.islice(trials, 25)):
             with neighbour(ground):
-                ground.before = ground.look()
+                ground.before, ground.mounts = ground.look(), mounted(ground.base)
                 for _ in some:
                     name = pick.choice(list(WORKS))
                     at = pick.randrange(1, stops[name])
