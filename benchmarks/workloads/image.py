@@ -27,7 +27,7 @@ _MAKING = {"debian-large": "about 8 minutes", _SMALL: "a second"}
 _LAPS = {
     "load": "load the archive",
     "disk": "load it and have it on the disk",
-    "save": "save the image, its layers not compressed, and have it on the disk",
+    "save": "save it to the disk, layers not compressed",
     "remove": "remove the image with its layers",
 }
 
