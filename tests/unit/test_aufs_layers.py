@@ -404,3 +404,24 @@ def test_a_whiteout_for_which_a_name_is_too_long_is_refused(driver: OverlayDrive
     make_layer(driver, BASE, [directory(b"d"), file(b"d/" + b"n" * 255, b"")])
     with pytest.raises(EntryRefused, match="File name too long"):
         make_layer(driver, TOP, [whiteout(b"d/" + b"n" * 255)], BASE)
+
+
+def test_a_removal_goes_on_when_somebody_opens_the_home_meanwhile(
+    driver: OverlayDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who does so removes what removals left that did not finish, and cannot tell one that goes on."""
+    make_layer(driver, BASE, [file(b"f", b"")])
+    driver.create_read_write(TOP, BASE)
+    rename, seen = Path.rename, set[Path]()
+
+    def opened_first(path: Path, target: Path) -> Path:
+        if path not in seen:
+            seen.add(path)
+            opened(tmp_path)
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", opened_first)
+        driver.remove(TOP)
+    assert not driver.exists(TOP)
+    assert list(driver.ids()) == [BASE]

@@ -81,7 +81,18 @@ class AufsShape:
         gone.mkdir(mode=0o700)
         (home / "layers" / f".{id}").unlink(missing_ok=True)  # of a layer that was never whole
         for part in _PARTS:
-            with contextlib.suppress(FileNotFoundError):
-                (home / part / id).rename(gone / part)
+            _move(home / part / id, gone, part)
         with contextlib.suppress(FileNotFoundError):
             (home / "mnt" / id).rmdir()
+
+
+def _move(path: Path, gone: Path, part: str) -> None:
+    while True:
+        try:
+            path.rename(gone / part)
+            return
+        except FileNotFoundError:
+            if not path.exists():
+                return
+        # Whoever opened the home meanwhile took it for what a dead process left, and removed it.
+        gone.mkdir(mode=0o700, exist_ok=True)
