@@ -62,14 +62,17 @@ class _ZfsFuse:
     def __init__(self, directory: Path) -> None:
         self._log = directory / "zfs-fuse.log"
         self._image = directory / "pool"
+        self._slow_close = directory / "slowclose.so"
+        words = [need.tool("gcc"), "-shared", "-fPIC", "-o", str(self._slow_close)]
+        subprocess.run([*words, Path(__file__).with_name("slowclose.c"), "-ldl"], check=True)
         self._child: subprocess.Popen[bytes] | None = None
         self._given_up = False
 
     def start(self) -> None:
         """With extended attributes, and as a child that dies with this process."""
         self._given_up = False
-        words = ["setpriv", "--pdeathsig", "KILL", "zfs-fuse", "--no-daemon"]
-        words += ["--enable-xattr", "--no-kstat-mount"]
+        words = ["setpriv", "--pdeathsig", "KILL", "env", f"LD_PRELOAD={self._slow_close}"]
+        words += ["zfs-fuse", "--no-daemon", "--enable-xattr", "--no-kstat-mount"]
         with self._log.open("wb") as log:
             self._child = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 30

@@ -12,7 +12,9 @@ It hangs where its threads race. So whoever uses it from here takes a :func:`tur
   that come at once, one is never answered.
 - At the end of a mount it closes the descriptor of that a second time (``destroy_fs``, after
   ``fuse_session_destroy`` did). If a connection or another mount was opened in between, it loses that one:
-  whoever looks at such a mount waits for ever, while ``poll`` never waits again.
+  whoever looks at such a mount waits for ever, while ``poll`` never waits again. So a mount
+  begins, and a release ends, when all its threads have slept once: the one that closed a descriptor first
+  closes it again.
 - If it has not read every request of a file system when that is unmounted, it waits for the rest for ever,
   and serves nobody meanwhile.
 """
@@ -45,9 +47,6 @@ _LONGEST = 60.0
 
 _PATIENCE = 3.0
 """Seconds to wait for a dataset that somebody is just unmounting."""
-
-_SECOND_CLOSE = 0.003
-"""Seconds that the daemon is given to close a descriptor again: it does so after some microseconds."""
 
 _MOUNT_REQUEST = 6
 _REQUEST = struct.Struct("=i4xIIiI8x")
@@ -98,7 +97,7 @@ def release(target: Path) -> None:
         umount.release(target)
         if not connection.exists():
             _wait_until(lambda: _mounts_served(pid) < before)
-            time.sleep(_SECOND_CLOSE)
+            _wait_for_sleep(pid)
 
 
 def _settle(target: Path, control: Path) -> Path:
@@ -154,9 +153,11 @@ def _ask_to_mount(dataset: str, options: Sequence[str], target: Path) -> int:
     lengths = [len(each) for each in strings]
     request = _REQUEST.pack(_MOUNT_REQUEST, lengths[0], lengths[1], 0, lengths[2])
     try:
-        with turn(), _connected() as connection:
-            connection.sendall(b"".join([request, *strings]))
-            answer = connection.recv(_ANSWER.size, socket.MSG_WAITALL)
+        with turn():
+            _wait_for_sleep(_pid())  # somebody may have unmounted who took no turn, or was killed
+            with _connected() as connection:
+                connection.sendall(b"".join([request, *strings]))
+                answer = connection.recv(_ANSWER.size, socket.MSG_WAITALL)
     except OSError as error:
         reason = "the zfs-fuse daemon does not answer"
         raise failure(error.errno or errno.ETIMEDOUT, target, reason) from error
@@ -183,6 +184,28 @@ def _pid() -> int:
     with _connected() as connection:
         ucred = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int.from_bytes(ucred[:4], sys.byteorder)
+
+
+def _wait_for_sleep(pid: int) -> None:
+    """Return when each thread of the daemon has slept since."""
+    awake: list[str] = []
+    with contextlib.suppress(FileNotFoundError):
+        awake += [f"/proc/{pid}/task/{thread}/stat" for thread in os.listdir(f"/proc/{pid}/task")]
+
+    def all_slept() -> bool:
+        awake[:] = filter(_is_awake, awake)
+        return not awake
+
+    _wait_until(all_slept)
+
+
+def _is_awake(stat: str) -> bool:
+    """Whether a thread runs, or waits for a processor or a disk (proc_pid_stat(5))."""
+    try:
+        with open(stat, "rb", buffering=0) as file:
+            return file.read().rpartition(b") ")[2][:1] in b"RD"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _mounts_served(pid: int) -> int:

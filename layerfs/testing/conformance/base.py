@@ -65,6 +65,10 @@ class Base:
         for mount in reversed([*mounts_below(place.home), *mounts_below(place.runroot)]):
             umount(Path(os.fsdecode(mount.mount_point)), lazy=True)
 
+    def unmount(self, target: Path) -> None:
+        """Take a mount of the driver's away, as anybody can."""
+        umount(target)
+
     def free_space(self, place: Place) -> int | None:
         """How many bytes are free where the driver keeps its layers, after waiting for what the kernel or a
         daemon frees in the background. Only differences count, so minus what is used will do. None: nobody

@@ -13,7 +13,6 @@ from layerfs.driver import Driver
 from layerfs.errors import MountBusy
 from layerfs.linux.mountinfo import mounts_below
 from layerfs.linux.removetree import remove_tree
-from layerfs.linux.umount import umount
 from layerfs.testing.conformance.base import (
     BASE,
     OTHER,
@@ -126,7 +125,7 @@ class Endings(Base):
         driver.flush()
         driver.cleanup()
         for mount in reversed([*mounts_below(place.home), *mounts_below(place.runroot)]):
-            umount(Path(os.fsdecode(mount.mount_point)))
+            self.unmount(Path(os.fsdecode(mount.mount_point)))
         remove_tree(place.runroot)
 
         booted = self.open(place)

@@ -296,7 +296,7 @@ class Life(Base):
         driver.create_read_write(TOP, None)
         root = driver.get(TOP)
         assert list(find()) == []
-        umount(root)
+        self.unmount(root)
         assert "count" in [leak.kind for leak in find()]
         find(remove=True)
         assert list(find()) == []

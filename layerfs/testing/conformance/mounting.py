@@ -13,7 +13,6 @@ from layerfs.driver import CreateOptions, Driver, Mount
 from layerfs.errors import MountBusy, NotSupported, SystemFailure
 from layerfs.linux.mount import perform_all
 from layerfs.linux.mountinfo import mounts_below
-from layerfs.linux.umount import umount
 from layerfs.testing.conformance.base import (
     BASE,
     OTHER,
@@ -126,7 +125,7 @@ class Mounting(Base):
         self.need_persistence()
         driver.get(TOP)
         for mount in reversed([*mounts_below(place.home), *mounts_below(place.runroot)]):
-            umount(Path(os.fsdecode(mount.mount_point)))
+            self.unmount(Path(os.fsdecode(mount.mount_point)))
         with mounted(driver, TOP) as root:
             assert (root / "etc" / "motd").read_bytes() == b"hello\n"
         driver.remove(TOP)
@@ -145,7 +144,7 @@ class Mounting(Base):
                 writable = os.access(target, os.W_OK)
             finally:
                 for _ in mounts:
-                    umount(target)
+                    self.unmount(target)
             assert_same(seen, tree_of(driver, TOP))
             assert writable is not read_only or not self.protects
 
