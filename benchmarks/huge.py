@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import resource
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -64,15 +63,20 @@ def one_file(size: int) -> Iterator[bytes]:
     yield bytes(1024)
 
 
+def _most_memory() -> int:
+    """KiB. What getrusage(2) tells would begin with the most that the caller had: it outlives execve(2)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
 def main() -> None:
     root, runroot, driver, kind, number = sys.argv[1:]
     pieces = entries(int(number)) if kind == "entries" else one_file(int(number))
     with open_store(Path(root), runroot=Path(runroot), driver=driver) as store:
         layer = store.register(io.BufferedReader(Generated(pieces), _BLOCK))
         store.flush()
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     told = {
-        "memory_mib": usage.ru_maxrss >> 10,
+        "memory_mib": _most_memory() >> 10,
         "diff_id": layer.diff_id,
         "size": layer.size,
     }

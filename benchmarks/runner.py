@@ -32,6 +32,9 @@ FORMAT = 1
 REFERENCE = "layerfs overlay"
 """Whose evidence the others' must equal, and whom they are compared with."""
 MOST_PASSES = 30
+_ROOM = 64 << 30
+"""Bytes of each file system, upon a sparse file: what all workloads of a full run leave for their next pass,
+a deep stack of copies among it, and the largest layer."""
 NO_IMAGES = {
     **dict.fromkeys(("devicemapper", "vfs", "zfs"), "loading takes it long"),
     **dict.fromkeys(("aufs", "fuse"), "they are unpacked as by overlay"),
@@ -296,7 +299,7 @@ def own_ext4() -> Iterator[Path]:
     from tests.filesystems import file_system
 
     mkfs = ["-E", "lazy_itable_init=0,lazy_journal_init=0"]
-    with _skipping(file_system("ext4", size=16 << 30, mkfs=mkfs)) as root:
+    with _skipping(file_system("ext4", size=_ROOM, mkfs=mkfs)) as root:
         yield root
 
 
@@ -307,7 +310,7 @@ def _place(driver: str, scratch: Path, ground: Path, seconds: float) -> Iterator
 
     own = (scratch if driver in ("zfs", "devicemapper") else ground) / f"layerfs-{driver}"
     own.mkdir()
-    with _skipping(place_for(driver, own, seconds=seconds)) as place:
+    with _skipping(place_for(driver, own, seconds=seconds, size=_ROOM)) as place:
         yield place
 
 

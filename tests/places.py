@@ -21,16 +21,16 @@ class Place:
 
 
 @contextlib.contextmanager
-def place_for(driver: str, scratch: Path, *, seconds: float = 400) -> Iterator[Place]:
+def place_for(driver: str, scratch: Path, *, seconds: float = 400, size: int = 4 << 30) -> Iterator[Place]:
     """A place for a store of ``driver``, by preference ``scratch``; skips where the machine has none. On zfs
-    for ``seconds`` at most."""
+    for ``seconds`` at most; on btrfs, of ``size`` bytes."""
     need.root()
     if driver == "overlay":
         need.overlay(scratch)
     if driver == "fuse":
         need.fuse()
     if driver == "btrfs":
-        with file_system("btrfs", size=4 << 30) as root:
+        with file_system("btrfs", size=size) as root:
             yield Place(root)
     elif driver == "zfs":
         from tests import zfskit
