@@ -17,7 +17,7 @@ from layerfs.errors import (
     translated,
 )
 from layerfs.progress import Progress, silent
-from layerfs.store import metadata
+from layerfs.store import metadata, reserve
 from layerfs.store.store import Store, make_directories
 from layerfs.values import frozen
 
@@ -71,6 +71,8 @@ def open_store(
     """
     root = Path(root or default_paths().root).absolute()
     runroot = Path(runroot or default_paths().runroot).absolute()
+    if not read_only:
+        reserve.give_up_if_full(root)
     found = _driver_of(root, driver) or _driver_for(root, runroot, driver, read_only=read_only)
     own_options = _options_of(options or {}, found.info.name)[found.info.name]
     with translated(f"open the store in {root}"):

@@ -26,6 +26,7 @@ from layerfs.errors import (
     translated,
 )
 from layerfs.linux.flock import FileLock
+from layerfs.store import reserve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ class Database:
         with _translated(path):
             if read_only:
                 return cls._open_read_only(path)
+            reserve.give_up_if_full(root)
             connection = sqlite3.connect(
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
@@ -204,6 +206,14 @@ class Database:
         return cls(connection, path, read_only=True)
 
     @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        """One thread at a time, with room for what SQLite writes."""
+        with self._lock, _translated(self._path):
+            if not self.read_only:
+                reserve.give_up_if_full(self._path.parent)
+            yield
+
+    @contextlib.contextmanager
     def transaction(self, *, sync: bool = False) -> Iterator[None]:
         """All of the block's changes or none, seen by others when it ends.
 
@@ -212,7 +222,7 @@ class Database:
         """
         if self.read_only:
             raise ReadOnly("the store is open read-only")
-        with self._lock, _translated(self._path):
+        with self._asked():
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -226,7 +236,7 @@ class Database:
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
         """All that the block reads is of one moment, whatever others change meanwhile."""
-        with self._lock, _translated(self._path):
+        with self._asked():
             if self._connection.in_transaction:
                 yield
                 return
@@ -238,31 +248,31 @@ class Database:
 
     def execute(self, sql: str, *values: object) -> int:
         """Change something, inside a transaction. Returns the number of rows changed."""
-        with self._lock, _translated(self._path):
+        with self._asked():
             return self._connection.execute(sql, values).rowcount
 
     def insert(self, sql: str, *values: object) -> int:
         """Insert one row, inside a transaction. Returns its rowid."""
-        with self._lock, _translated(self._path):
+        with self._asked():
             return self._connection.execute(sql, values).lastrowid or 0
 
     def rows(self, sql: str, *values: object) -> list[Row]:
-        with self._lock, _translated(self._path):
+        with self._asked():
             return self._connection.execute(sql, values).fetchall()
 
     def row(self, sql: str, *values: object) -> Row | None:
         """The first row, or None."""
-        with self._lock, _translated(self._path):
+        with self._asked():
             found: Row | None = self._connection.execute(sql, values).fetchone()
             return found
 
     def driver(self) -> tuple[str, str] | None:
         """Name and entry point of the driver that the store belongs to; None for a new store."""
-        with self._lock, _translated(self._path):
+        with self._asked():
             return _driver(self._connection)
 
     def close(self) -> None:
-        with self._lock, _translated(self._path):
+        with self._asked():
             self._connection.close()
 
 

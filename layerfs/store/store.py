@@ -14,7 +14,7 @@ from layerfs.driver import NO_OPTIONS, CreateOptions, Driver
 from layerfs.errors import LayerNotFound, PriorDrivers, StoreDamaged, translated
 from layerfs.ids import ChainID, DiffID
 from layerfs.progress import Progress, silent
-from layerfs.store import rows
+from layerfs.store import reserve, rows
 from layerfs.store.boot import boot_id, verify_after_boot
 from layerfs.store.core import Core
 from layerfs.store.guard import Guard
@@ -83,6 +83,7 @@ class Store:
             _belongs(core, entry_point)
             if not read_only:
                 _recover(core)
+                reserve.keep(root)
             verify_after_boot(core)
         except BaseException:
             core.owner.close()
